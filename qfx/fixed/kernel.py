@@ -2,8 +2,8 @@
 
 The forward is ``overflow(round(v * 2**F)) * 2**-F``, equal to ``reference.py`` bit for bit, and never depends on training, tracing or grad mode. The
 backward recomputes the Cast from what is alive anyway, so that nothing but the inputs is kept. Three executors give the same bits: ``native.py`` (one
-fused C++ pass), ``gpu/`` (one in Triton) and ``eager.py`` (torch operators). Here it is decided, call by call, in which floats a result comes and which way it is computed;
-``step.py`` goes that way, forward and backward.
+fused C++ pass), ``gpu/`` (one in Triton) and ``eager.py`` (torch operators). Here it is decided, call by call, in which floats a result comes and
+which way it is computed; ``step.py`` goes that way, forward and backward.
 
 Gradients, with s = 2**-F the least significant bit, q = Cast(v), and "in range" decided on the rounded value (7.99 that rounds up into overflow is
 saturated):

@@ -175,7 +175,9 @@ def _told(forward: Callable[..., Any]) -> Callable[..., Any]:
         known = model.__dict__.get("_told")
         if known is None or known.sizes != [q.numbers.numel() for q in questions]:
             what = "a CUDA graph of a model that has not run like this before"
-            raise QfxError(what, where="torch.cuda.graph", remedy="run it three times as it is to be recorded, in a stream of its own, as PyTorch says")
+            raise QfxError(
+                what, where="torch.cuda.graph", remedy="run it three times as it is to be recorded, in a stream of its own, as PyTorch says"
+            )
         model.__dict__.setdefault("_recorded", []).append(known.there)  # what is recorded reads it at each replay
         with told.at_once(told.by_layer(questions, known.here)):
             results = forward(model, *args)

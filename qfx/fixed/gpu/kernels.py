@@ -1,13 +1,13 @@
 """Cast in one fused pass each way, in Triton: what ``native.cpp`` and ``native_cast.h`` compute, operation by operation, so that values and the
 gradients of single elements have the same bits. Imports Triton.
 
-``T`` is float32 only where float32 arithmetic is exact, as there. Nothing is taken from libdevice, whose functions may flush subnormal numbers; sums and
-products are rounded one by one (``enable_fp_fusion=False`` where the kernels are started). A bad binary point gives NaN: nobody here can raise.
+``T`` is float32 only where float32 arithmetic is exact, as there. Nothing is taken from libdevice, whose functions may flush subnormal numbers; sums
+and products are rounded one by one (``enable_fp_fusion=False`` where the kernels are started). A bad binary point gives NaN: nobody here can raise.
 
-A tensor is seen as in ``layout.Layout``: element (o, c, i) lies at (o * channels + c) * inner + i, and parameters belong to c. A program has a tile of
-``ROWS`` pairs (o, i) and ``COLUMNS`` channels, and goes on by ``steps`` tiles along the pairs. Sums of gradients are taken in float64 in an order that
-follows from the shape alone: each program adds up its tiles and writes what it has to a place of its own, and ``finish`` adds the places, in turn. There
-are no atomic additions, so a sum never depends on which program came first.
+A tensor is seen as in ``layout.Layout``: element (o, c, i) lies at (o * channels + c) * inner + i, and parameters belong to c. A program has a tile
+of ``ROWS`` pairs (o, i) and ``COLUMNS`` channels, and goes on by ``steps`` tiles along the pairs. Sums of gradients are taken in float64 in an order
+that follows from the shape alone: each program adds up its tiles and writes what it has to a place of its own, and ``finish`` adds the places, in
+turn. There are no atomic additions, so a sum never depends on which program came first.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _pinned(r, low, WIDTH: tl.constexpr, KEPT: tl.constexpr, SIGNED: tl.constexp
 
 @triton.jit
 def _cast(
-    s, v, lo, hi, Q: tl.constexpr, O: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, KEPT: tl.constexpr, SIGNED: tl.constexpr,
+    s, v, lo, hi, Q: tl.constexpr, OVER: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, KEPT: tl.constexpr, SIGNED: tl.constexpr,
     WORDS: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """The raw, dq/dv, and the side that saturates (the derivative by the integer bits). N: 0, 1, or 2 for more; KEPT: WIDTH less the true N."""
@@ -112,7 +112,7 @@ def _cast(
     side = zero
     low = r < lo
     high = r > hi
-    if O == 0:  # SAT, SAT_SYM
+    if OVER == 0:  # SAT, SAT_SYM
         at_least = tl.where(low, lo, r)
         raw = tl.where(at_least > hi, hi, at_least)
         slope = tl.where(raw == r, one, zero)
@@ -121,14 +121,14 @@ def _cast(
             none = lo == hi  # nothing but 0
             slope = tl.where(none, one, slope)
             side = tl.where(none, zero, side)
-    elif O == 1:  # SAT_ZERO
+    elif OVER == 1:  # SAT_ZERO
         raw = tl.where(low | high, zero, r)
         slope = tl.where(low | high, zero, one)
     else:
         huge = tl.full((1, 1), 2.0**1000 if T == tl.float64 else 2.0**120, T)  # a wrap sees no difference beyond
         r = tl.where(r > huge, huge, r)
         r = tl.where(r < -huge, -huge, r)
-        if O == 2:  # WRAP
+        if OVER == 2:  # WRAP
             if N == 0:
                 if WORDS:
                     modulus = hi - lo + 1.0
@@ -225,7 +225,7 @@ def _activated(u, SLOPE: tl.constexpr, UPPER: tl.constexpr, LEAKY: tl.constexpr,
 @triton.jit
 def forward(
     out, x, addend, frac, words, scale, shift, channels, inner, rows,
-    Q: tl.constexpr, O: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, KEPT: tl.constexpr, SIGNED: tl.constexpr, SYMMETRIC: tl.constexpr,
+    Q: tl.constexpr, OVER: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, KEPT: tl.constexpr, SIGNED: tl.constexpr, SYMMETRIC: tl.constexpr,
     LO: tl.constexpr, HI: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr, SLOPE: tl.constexpr, UPPER: tl.constexpr, LEAKY: tl.constexpr,
     CAPPED: tl.constexpr, AFFINE: tl.constexpr, ADDEND: tl.constexpr, WORDS: tl.constexpr, MANY: tl.constexpr, MANY_SCALES: tl.constexpr,
     MANY_SHIFTS: tl.constexpr, T: tl.constexpr, LONG: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -241,14 +241,14 @@ def forward(
     place = _places(row, column, channels, inner, LONG)
     u = _before(tl.load(x + place, mask=inside, other=0.0), addend, place, inside, by, moved, AFFINE, ADDEND, T)
     v = _activated(u, SLOPE, UPPER, LEAKY, CAPPED, T)
-    raw, _, _ = _cast(v * up, v, lo, hi, Q, O, N, WIDTH, KEPT, SIGNED, WORDS, T)
+    raw, _, _ = _cast(v * up, v, lo, hi, Q, OVER, N, WIDTH, KEPT, SIGNED, WORDS, T)
     tl.store(out + place, (raw * down + 0.0).to(out.dtype.element_ty), mask=inside)  # + 0.0 turns -0.0 into +0.0
 
 
 @triton.jit
 def backward(
     grad_x, grad_addend, partial, grad, x, addend, frac, words, scale, shift, channels, inner, rows, steps, splits,
-    Q: tl.constexpr, O: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, KEPT: tl.constexpr, SIGNED: tl.constexpr, SYMMETRIC: tl.constexpr,
+    Q: tl.constexpr, OVER: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr, KEPT: tl.constexpr, SIGNED: tl.constexpr, SYMMETRIC: tl.constexpr,
     LO: tl.constexpr, HI: tl.constexpr, LEAST: tl.constexpr, MOST: tl.constexpr, SLOPE: tl.constexpr, UPPER: tl.constexpr, LEAKY: tl.constexpr,
     CAPPED: tl.constexpr, AFFINE: tl.constexpr, ADDEND: tl.constexpr, WORDS: tl.constexpr, MANY: tl.constexpr, MANY_SCALES: tl.constexpr,
     MANY_SHIFTS: tl.constexpr, SUMS: tl.constexpr, T: tl.constexpr, LONG: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -274,15 +274,15 @@ def backward(
         u = _before(number, addend, place, inside, by, moved, AFFINE, ADDEND, T)
         v = _activated(u, SLOPE, UPPER, LEAKY, CAPPED, T)
         s = v * up
-        raw, slope, side = _cast(s, v, lo, hi, Q, O, N, WIDTH, KEPT, SIGNED, WORDS, T)
+        raw, slope, side = _cast(s, v, lo, hi, Q, OVER, N, WIDTH, KEPT, SIGNED, WORDS, T)
         by_input = tl.where(slope != 0.0, g, 0.0)
-        if O == 0 and WORDS:
+        if OVER == 0 and WORDS:
             bound = side * (hi + 1.0)
             frac_term = g * tl.where(slope != 0.0, raw * down - v, (raw - bound) * down)
             by_range += tl.where(inside, (g * (bound * down)).to(tl.float64), 0.0)
-        elif O <= 1:
+        elif OVER <= 1:
             frac_term = g * tl.where(slope != 0.0, raw - s, raw)  # in units of the least significant bit
-        elif O == 2:
+        elif OVER == 2:
             by_input = g
             frac_term = g * (raw * down - v)
         else:
@@ -308,7 +308,7 @@ def backward(
     if SUMS:
         place = split * channels + column
         size = splits * channels
-        unit = down.to(tl.float64) if O <= 1 and not WORDS else tl.full((1, 1), 1.0, tl.float64)
+        unit = down.to(tl.float64) if OVER <= 1 and not WORDS else tl.full((1, 1), 1.0, tl.float64)
         tl.store(partial + place, tl.sum(by_frac, 0)[None, :] * unit, mask=columns)
         if WORDS:
             tl.store(partial + size + place, tl.sum(by_range, 0)[None, :], mask=columns)
@@ -319,7 +319,7 @@ def backward(
 
 @triton.jit(do_not_specialize=["factor"])
 def finish(out, partial, factor, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The sums over the rows of ``partial`` (rows, columns), times a factor, which comes as the bits of a float64: Triton passes floats as float32."""
+    """The sums over the rows of ``partial`` (rows, columns), times a factor: the bits of a float64, since Triton passes floats as float32."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     total = tl.zeros((ROWS, COLUMNS), tl.float64)
     for first in range(0, rows, ROWS):

@@ -125,7 +125,7 @@ class Fused(NamedTuple):
 def fused(
     plan: Plan, x: Tensor, frac_bits: Tensor, int_bits: Tensor | None, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
 ) -> Fused | None:
-    """The fused pass for a call on a GPU, or None if ``eager.py`` has to do it: no Triton, another device, a tensor subclass, an unusual broadcast."""
+    """The fused pass for a call on a GPU, or None if ``eager.py`` has to do it: no Triton, another device, tensor subclasses, unusual broadcasts."""
     if not x.is_cuda:
         return None
     return there(plan, x, frac_bits, int_bits, scale, shift, addend)
@@ -155,7 +155,7 @@ def _fused(plan: Plan, layout: Layout, dtype: torch.dtype, affine: bool, addend:
     single = dtype is torch.float32 and not wide
     least, most = FLOAT32_FRAC_BITS if single else FLOAT64_FRAC_BITS
     constants = {
-        "Q": _Q_CODES[mode.q], "O": _O_CODES[mode.o], "N": min(mode.n, 2), "WIDTH": plan.width, "KEPT": plan.width - mode.n, "SIGNED": mode.signed,
+        "Q": _Q_CODES[mode.q], "OVER": _O_CODES[mode.o], "N": min(mode.n, 2), "WIDTH": plan.width, "KEPT": plan.width - mode.n, "SIGNED": mode.signed,
         "SYMMETRIC": mode.o is OMode.SAT_SYM, "LO": float(plan.min_raw), "HI": float(plan.max_raw), "LEAST": least, "MOST": most,
         "SLOPE": plan.negative_slope, "UPPER": plan.upper if capped else 0.0, "LEAKY": leaky, "CAPPED": capped, "AFFINE": affine, "ADDEND": addend,
         "WORDS": words, "MANY": bool(layout.flags & FRAC_PER_CHANNEL), "MANY_SCALES": bool(layout.flags & SCALE_PER_CHANNEL),

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 
 class Question(NamedTuple):
-    """Numbers of a layer that the host decides by, on the GPU. ``most``: decisions stay the same while none is greater (a finite limit above 0); None:
-    while all of them, rounded, are the same."""
+    """Numbers of a layer that the host decides by, on the GPU. ``most``: decisions stay the same while none is greater (a finite limit above 0);
+    None: while all of them, rounded, are the same."""
 
     layer: nn.Module
     what: str

@@ -43,7 +43,14 @@ class Words(NamedTuple):
 
 
 def words_of(
-    frac_bits: Tensor, int_bits: Tensor, start: Tensor | None, axis: int, reach: int, learned: tuple[bool, bool], where: str, told: Tensor | None = None
+    frac_bits: Tensor,
+    int_bits: Tensor,
+    start: Tensor | None,
+    axis: int,
+    reach: int,
+    learned: tuple[bool, bool],
+    where: str,
+    told: Tensor | None = None,
 ) -> Words:
     """Put both (``learned``: frac_bits, int_bits) back into their bounds, and see what follows. Channels: ``axis``. ``told``: what ``looked`` gave,
     on the host. Raises DataError for NaN."""

@@ -188,8 +188,8 @@ class QBatchNorm(Norm):
             self.initialize(*arguments())
 
     def questions(self, arguments: Sequence[Any]) -> Iterable[Question]:
-        for cast, constant in zip((self.scale_cast, self.shift_cast), self.affine(), strict=True):
-            yield from room.question(cast, constant)
+        for cast, numbers in zip((self.scale_cast, self.shift_cast), self.affine(), strict=True):
+            yield from room.question(cast, numbers)
 
     def constants(self, used: Statistics | None = None) -> tuple[QTensor, QTensor]:
         """The scale and the shift as the hardware sees them, by the running statistics or those that are given."""

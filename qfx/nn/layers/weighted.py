@@ -170,18 +170,23 @@ class Weighted(Computing, abstract=True):
     def _fits_float32(self, x: QTensor, weight: QTensor, norm: FoldedNorm | None) -> bool:
         """Whether these very weights keep every partial sum within float32's 24 bits (the word lengths alone allow more)."""
         bound = told.look(self, "rows") if norm is None else told.take(self, "rows")
-        if bound is not None and (_holds(x.interval.hull, weight.interval, bound.item()) or told.is_recording()):
-            return _holds(x.interval.hull, weight.interval, bound.item())
-        return _holds(x.interval.hull, weight.interval, float(_largest(weight.value.detach(), weight.interval)))
+        return _holds(x.interval.hull, weight.interval, float(_largest(weight.value, weight.interval) if bound is None else bound))
 
     def questions(self, arguments: Sequence[Any]) -> Iterable[told.Question]:
-        """Of the weights before they are cast, so that nothing has to be known yet: a cast that saturates adds less than its least significant bit."""
+        """Of the weights before they are cast, so that nothing has to be known yet: a cast that saturates adds less than its least significant bit.
+        What float32 holds only just may go the way of float64 for it, with the same result."""
         norm = next((FoldedNorm(*layer.affine(), None) for layer in arguments if isinstance(layer, QFoldedBatchNorm)), None)
         known, cast = self._known, self.weight_cast
         weight, bias = self._float_constants(norm)
         if bias is not None:
             yield from question(self.bias_cast, bias)
-        if known is None or known.products.fits_float32() or not quick.is_repeatable(cast) or leaves_out(cast.spec, True) or cast.spec.o not in _SATURATES:
+        if (
+            known is None
+            or known.products.fits_float32()
+            or not quick.is_repeatable(cast)
+            or leaves_out(cast.spec, True)
+            or cast.spec.o not in _SATURATES
+        ):
             return
         most = max(abs(known.x.hull.lo), abs(known.x.hull.hi))
         if most:
