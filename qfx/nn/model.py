@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
+from qfx.fixed.layout import PLAIN
 from qfx.nn import accumulator
 from qfx.nn.casts import told
 from qfx.nn.casts.format_table import Format, FormatTable
@@ -167,18 +168,20 @@ def _told(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(model, *args)
         with torch.no_grad():
             questions = list(_questions(model, args))
-            there = None if told.is_recording() else told.flat(questions)
-        if there is not None:
-            model.__dict__["_told"] = known = told.Known(there, there.cpu(), [q.numbers.numel() for q in questions])
+        if not questions:
+            return forward(model, *args)
+        known, sizes = model.__dict__.get("_told"), [question.numbers.numel() for question in questions]
+        if not told.is_recording():
+            there = told.flat(questions)
+            model.__dict__["_told"] = known = told.Known(there, there.cpu(), sizes, [] if known is None else known.kept)
             with told.at_once(told.by_layer(questions, known.here)):
                 return forward(model, *args)
-        known = model.__dict__.get("_told")
-        if known is None or known.sizes != [q.numbers.numel() for q in questions]:
+        if known is None or known.sizes != sizes:
             what = "a CUDA graph of a model that has not run like this before"
             raise QfxError(
                 what, where="torch.cuda.graph", remedy="run it three times as it is to be recorded, in a stream of its own, as PyTorch says"
             )
-        model.__dict__.setdefault("_recorded", []).append(known.there)  # what is recorded reads it at each replay
+        known.kept.append(known.there)
         with told.at_once(told.by_layer(questions, known.here)):
             results = forward(model, *args)
         with torch.no_grad():
@@ -199,10 +202,16 @@ def _questions(model: nn.Module, args: tuple[Any, ...]) -> Iterator[Question]:
         if node.op != "call_module":
             continue
         values[node] = called = model.get_submodule(str(node.target))
+        arguments = [values.get(source) for source in node.all_input_nodes]
         for layer in called.modules():
-            if isinstance(layer, FixedLayer) and layer not in seen:
+            if isinstance(layer, FixedLayer) and layer not in seen and all(map(_is_whole, (layer, *arguments))):
                 seen.add(layer)
-                yield from layer.questions([values.get(source) for source in node.all_input_nodes] if layer is called else ())
+                yield from layer.questions(arguments if layer is called else ())
+
+
+def _is_whole(layer: object) -> bool:
+    """Whether a module's own parameters are all here: not those that several processes share out before they are gathered."""
+    return not isinstance(layer, nn.Module) or all(tensor is None or type(tensor) in PLAIN for tensor in layer._parameters.values())
 
 
 def _of_one_start(forward: Callable[..., Any], repeated: tuple[str, ...]) -> Callable[..., Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import struct
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -59,7 +61,8 @@ class Fused(NamedTuple):
         given = _parameters(frac_bits, int_bits, scale, shift)
         found = kernels()
         assert found is not None  # ``fused`` looked
-        found.forward[grid](out, x, addend, *given, layout.channels, layout.inner, rows, **self.constants, **self._shape)
+        with _on(x):
+            found.forward[grid](out, x, addend, *given, layout.channels, layout.inner, rows, **self.constants, **self._shape)
         return out
 
     def backward(
@@ -86,10 +89,11 @@ class Fused(NamedTuple):
         given = _parameters(frac_bits, int_bits, scale, shift)
         found = kernels()
         assert found is not None
-        found.backward[splits, blocks](
-            grad_x, grad_addend, partial, grad, x, addend, *given, layout.channels, layout.inner, rows, steps, splits,
-            SUMS=parameters, **self.constants, **self._shape,
-        )  # fmt: skip
+        with _on(x):
+            found.backward[splits, blocks](
+                grad_x, grad_addend, partial, grad, x, addend, *given, layout.channels, layout.inner, rows, steps, splits,
+                SUMS=parameters, **self.constants, **self._shape,
+            )  # fmt: skip
         if partial is None:
             return grad_x, None, None, None, None, grad_addend
         factor = _LN2 * frac_grad_scale
@@ -118,7 +122,9 @@ class Fused(NamedTuple):
         found = kernels()
         assert found is not None
         bits = struct.unpack("<q", struct.pack("<d", factor))[0]
-        found.finish[(-(-columns // tile[1]),)](out, partial, bits, rows, columns, ROWS=tile[0], COLUMNS=tile[1], enable_fp_fusion=False)
+        grid = (-(-columns // tile[1]),)
+        with _on(partial):
+            found.finish[grid](out, partial, bits, rows, columns, ROWS=tile[0], COLUMNS=tile[1], enable_fp_fusion=False)
         return out
 
 
@@ -175,6 +181,11 @@ def _tile(layout: Layout) -> tuple[int, int]:
 
 def _power_above(count: int) -> int:
     return 1 << max(0, count - 1).bit_length()
+
+
+def _on(x: Tensor) -> AbstractContextManager[object]:
+    """Triton starts a kernel on the current device, wherever its tensors lie."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def _laid(tensor: Tensor, layout: Layout) -> Tensor:

@@ -20,7 +20,7 @@ def counted(frac_bits: Tensor, start: Tensor | None, spec: Spec, known: Known | 
         if start is None or begun is None:
             return frac_bits, rounded
         if known is not None and known.near is not None and equal(known.points, rounded) and equal(known.near, begun):
-            return frac_bits, known.points  # type: ignore[return-value]  # a tensor, as it is equal to one
+            return frac_bits, known.points
         if (points - begun).abs_().max().item() <= spec.reach:
             return frac_bits, rounded
     else:

@@ -31,11 +31,17 @@ class Question(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the host was told last: the numbers (``flat``) on the GPU and here, and how many each question has."""
+    """What the host was told last: the numbers (``flat``) on the GPU and here, and how many each question has; and ``kept``, what graphs that were
+    recorded read at each replay."""
 
     there: Tensor
     here: Tensor
     sizes: list[int]
+    kept: list[Tensor]
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """None for a copy, or another process, which may have no GPU: it is told anew."""
+        return type(None), ()
 
 
 Answers = dict[tuple[nn.Module, str], Tensor]
@@ -61,7 +67,7 @@ def flat(questions: Sequence[Question]) -> Tensor:
 
 def by_layer(questions: Sequence[Question], numbers: Tensor) -> Answers:
     """``flat`` once it is on the host, taken apart."""
-    parts = numbers.split([question.numbers.numel() for question in questions])
+    parts = torch.split(numbers, [question.numbers.numel() for question in questions])
     return {(q.layer, q.what): part.reshape(q.numbers.shape).to(q.numbers.dtype) for q, part in zip(questions, parts, strict=True)}
 
 
@@ -69,7 +75,7 @@ def holds(questions: Sequence[Question], there: Tensor, told: Tensor) -> Tensor:
     """Whether what was decided by ``told`` (``flat``, on the host; ``there``: the same on the GPU) would be decided again: one bool on the GPU, which
     nobody waits for. What was greater than ``most`` went the way that is always right."""
     sizes = [question.numbers.numel() for question in questions]
-    parts = list(zip(questions, flat(questions).split(sizes), there.split(sizes), told.split(sizes), strict=True))
+    parts = list(zip(questions, *(torch.split(t, sizes) for t in (flat(questions), there, told)), strict=True))
     same = [(torch.round(now), torch.round(then)) for question, now, then, _ in parts if question.most is None]
     within = [now / most for q, now, _, then in parts if (most := q.most) is not None and bool((then <= most).all())]
     nothing = [there.new_zeros(1)]
