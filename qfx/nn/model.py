@@ -210,8 +210,8 @@ def _questions(model: nn.Module, args: tuple[Any, ...]) -> Iterator[Question]:
 
 
 def _is_whole(layer: object) -> bool:
-    """Whether a module's own parameters are all here: not those that several processes share out before they are gathered."""
-    return not isinstance(layer, nn.Module) or all(tensor is None or type(tensor) in PLAIN for tensor in layer._parameters.values())
+    """Whether a module's parameters are all here: not those that several processes share out, before they are gathered."""
+    return not isinstance(layer, nn.Module) or all(type(tensor) in PLAIN for tensor in layer.parameters())
 
 
 def _of_one_start(forward: Callable[..., Any], repeated: tuple[str, ...]) -> Callable[..., Any]:
