@@ -1,7 +1,7 @@
 """The time of a training step - forward, loss, backward, SGD with momentum - as a ratio to the same network in float32.
 
 Each number of threads has processes of its own, and so has Brevitas with its JIT, which is switched on when it is imported. In every one of them a
-float32 network takes turns with the others, and the ratios are to that one.
+float32 network takes turns with the others, and the ratios are to that one. On a GPU each step is waited for.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ Step = Callable[[], Tensor]
 
 
 def contestants(
-    build: Build, x: Tensor, labels: Tensor, bits: Sequence[int] = BITS, *, jit: bool = False, collect: int | None = None
+    build: Build, x: Tensor, labels: Tensor, bits: Sequence[int] = BITS, *, jit: bool = False, collect: int | None = None, device: str = "cpu"
 ) -> dict[str, Step]:
     """A training step of each: float32 first, then the same with channels last in memory where there are pixels, qfx at each word length (every
     binary point learned; with channels last too), qfx with a learned word length for each weight and each channel of activations, and Brevitas, if it
     is installed, after the steps in which it collects statistics (``collect``: so many instead of its default). ``jit``: only float32 and Brevitas,
-    which has its JIT if the environment says BREVITAS_JIT=1."""
+    which has its JIT if the environment says BREVITAS_JIT=1. All networks and data are moved to ``device``."""
     torch.manual_seed(0)
-    model = build(Layers())
+    x, labels, model = x.to(device), labels.to(device), build(Layers()).to(device)
     steps = {"float32": _step(model, [{"params": model.parameters()}], x, labels)}
     if not jit:
         if x.dim() == 4:
-            last = build(Layers()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            last = build(Layers()).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             images = x.contiguous(memory_format=torch.channels_last)
             steps["float32, channels last"] = _step(last, [{"params": last.parameters()}], images, labels)
         for width in bits:
@@ -63,7 +63,7 @@ def contestants(
         from benchmarks.brevitas_layers import STEPS, BrevitasLayers, settle
 
         collect = STEPS if collect is None else collect
-        other = build(BrevitasLayers(collect))
+        other = build(BrevitasLayers(collect)).to(device)
         settle(other, _step(other, [{"params": other.parameters()}], x[:SETTLING], labels[:SETTLING]), collect)
         steps[f"Brevitas, 8 bits{', JIT' if jit else ''}"] = _step(other, [{"params": other.parameters()}], x, labels)
     return steps
@@ -78,21 +78,25 @@ def _step(model: nn.Module, groups: list[dict[str, object]], x: Tensor, labels: 
         loss = F.cross_entropy(model(x), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        if x.is_cuda:
+            torch.cuda.synchronize()
         return loss.detach()
 
     return step
 
 
-def resnet20(batch: int = 128, turns: int = 9, *, jit: bool = False, collect: int | None = None) -> dict[str, Timing]:
+def resnet20(batch: int = 128, turns: int = 9, *, jit: bool = False, collect: int | None = None, device: str = "cpu") -> dict[str, Timing]:
     """ResNet-20 on CIFAR shapes."""
     x, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-    return alternate(contestants(ResNet, x, labels, jit=jit, collect=collect), turns=turns, calls=1, warm_up=3)
+    return alternate(contestants(ResNet, x, labels, jit=jit, collect=collect, device=device), turns=turns, calls=1, warm_up=3)
 
 
-def small_mlp(batch: int = 1024, turns: int = 25, calls: int = 40, *, jit: bool = False, collect: int | None = None) -> dict[str, Timing]:
+def small_mlp(
+    batch: int = 1024, turns: int = 25, calls: int = 40, *, jit: bool = False, collect: int | None = None, device: str = "cpu"
+) -> dict[str, Timing]:
     """The 16-64-32-32-5 network."""
     x, labels = torch.randn(batch, 16), torch.randint(5, (batch,))
-    return alternate(contestants(mlp, x, labels, jit=jit, collect=collect), turns=turns, calls=calls)
+    return alternate(contestants(mlp, x, labels, jit=jit, collect=collect, device=device), turns=turns, calls=calls)
 
 
 def table(title: str, timings: dict[str, Timing]) -> Table:
@@ -111,20 +115,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--threads", default="1,2", help="numbers of torch threads, separated by commas (default: 1,2)")
     parser.add_argument("--batch", type=int, default=128, help="images in a step of ResNet-20 (default: 128)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the networks train (default: cpu)")
     parser.add_argument("--quick", action="store_true", help="tiny batches and one turn: only to see that everything works")
     parser.add_argument("--process", choices=("plain", "jit"), default=None, help=argparse.SUPPRESS)  # one process, as JSON
     options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no GPU here")
     if options.process:
         torch.set_num_threads(int(options.threads))
-        print(json.dumps(_measured(options.process == "jit", options.batch, options.quick)))
+        print(json.dumps(_measured(options.process == "jit", options.batch, options.quick, options.device)))
         return
     console = Console()
-    console.print(machine(), highlight=False)
+    console.print(machine() if options.device == "cpu" else f"{torch.cuda.get_device_name()}; {machine()}", highlight=False)
     has_brevitas = importlib.util.find_spec("brevitas") is not None
     for threads in map(int, options.threads.split(",")):
         found: dict[str, dict[str, Timing]] = {}
         for process in ("plain", "jit") if has_brevitas else ("plain",):
-            for title, timings in _in_a_process(process, threads, options.batch, options.quick).items():
+            for title, timings in _in_a_process(process, threads, options).items():
                 known = found.setdefault(title, {})
                 known.update({name: timing for name, timing in timings.items() if name not in known})
         for title, timings in found.items():
@@ -133,17 +140,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"load at the end: {os.getloadavg()[0]:.1f}", style="dim")
 
 
-def _measured(jit: bool, batch: int, quick: bool) -> dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
+def _measured(jit: bool, batch: int, quick: bool, device: str) -> dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
     batch, small = (4, 8) if quick else (batch, 1024)
     networks = {
-        f"ResNet-20, batch {batch}": resnet20(batch, 1, jit=jit, collect=2) if quick else resnet20(batch, jit=jit),
-        f"MLP 16-64-32-32-5, batch {small}": small_mlp(small, 1, 1, jit=jit, collect=2) if quick else small_mlp(small, jit=jit),
+        f"ResNet-20, batch {batch}": resnet20(batch, 1, jit=jit, collect=2, device=device) if quick else resnet20(batch, jit=jit, device=device),
+        f"MLP 16-64-32-32-5, batch {small}": small_mlp(small, 1, 1, jit=jit, collect=2, device=device)
+        if quick
+        else small_mlp(small, jit=jit, device=device),
     }
     return {title: {name: (timing.seconds, timing.ratios) for name, timing in timings.items()} for title, timings in networks.items()}
 
 
-def _in_a_process(process: str, threads: int, batch: int, quick: bool) -> dict[str, dict[str, Timing]]:
-    options = ["--process", process, "--threads", str(threads), "--batch", str(batch), *(["--quick"] if quick else [])]
+def _in_a_process(process: str, threads: int, asked: argparse.Namespace) -> dict[str, dict[str, Timing]]:
+    options = ["--process", process, "--threads", str(threads), "--batch", str(asked.batch), "--device", asked.device, *["--quick"] * asked.quick]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "BREVITAS_JIT": str(int(process == "jit"))}
     done = subprocess.run([sys.executable, "-m", "benchmarks.train_step", *options], env=env, check=False, capture_output=True, text=True)
     if done.returncode != 0:

@@ -103,6 +103,13 @@ def test_brevitas_is_timed_after_it_has_collected_statistics() -> None:
     assert default == {STEPS}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train_step.main(["--quick", "--device", "cuda"])
+    assert "finds no GPU" in capsys.readouterr().err
+
+
 @needs_brevitas
 def test_the_command_runs(capsys: pytest.CaptureFixture[str], thorough: bool) -> None:
     if not thorough:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan, along_channels, refuse_frac_bits, result_dtype
+from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan, along_channels, is_here, refuse_frac_bits, result_dtype
 from qfx.fixed.type import OMode, QMode
 
 _LN2 = math.log(2.0)
@@ -95,7 +95,7 @@ def _checked_frac_bits(frac_bits: Tensor, dtype: torch.dtype) -> Tensor:
     low, high = FLOAT32_FRAC_BITS if dtype is torch.float32 else FLOAT64_FRAC_BITS
     f = torch.round(frac_bits.detach().double())
     good = (f >= low) & (f <= high)
-    if f.device.type == "cpu" and not bool(good.all()):
+    if is_here(f) and not bool(good.all()):
         refuse_frac_bits(frac_bits, dtype)
     return torch.where(good, f, 1024.0).to(torch.int64)
 
@@ -117,7 +117,7 @@ def _range(plan: Plan, f: Tensor, frac_bits: Tensor, int_bits: Tensor | None, dt
     if int_bits is None:
         return _Range(plan.min_raw, plan.max_raw)
     integer = int_bits.detach().double()
-    if integer.device.type == "cpu" and bool(integer.isnan().any()):
+    if is_here(integer) and bool(integer.isnan().any()):
         refuse_frac_bits(frac_bits, dtype, int_bits)
     width = (f.double() + torch.round(integer)).clamp(0, plan.width)
     above = _power_of_two((width - int(plan.mode.signed)).clamp(min=0).to(torch.int64))

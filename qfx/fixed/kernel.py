@@ -1,9 +1,9 @@
 """The differentiable Cast of torch tensors: exact forward in every mode, surrogate gradients for values, binary points and word lengths.
 
 The forward is ``overflow(round(v * 2**F)) * 2**-F``, equal to ``reference.py`` bit for bit, and never depends on training, tracing or grad mode. The
-backward recomputes the Cast from what is alive anyway, so that nothing but the inputs is kept. Two executors give the same bits: ``native.py`` (one
-fused C++ pass) and ``eager.py`` (torch operators). Here it is decided, call by call, in which floats a result comes and which way it is computed;
-``step.py`` goes that way, forward and backward.
+backward recomputes the Cast from what is alive anyway, so that nothing but the inputs is kept. Three executors give the same bits: ``native.py`` (one
+fused C++ pass), ``gpu/`` (one in Triton) and ``eager.py`` (torch operators). Here it is decided, call by call, in which floats a result comes and
+which way it is computed; ``step.py`` goes that way, forward and backward.
 
 Gradients, with s = 2**-F the least significant bit, q = Cast(v), and "in range" decided on the rounded value (7.99 that rounds up into overflow is
 saturated):
@@ -54,6 +54,7 @@ from torch import Tensor
 
 from qfx.errors import DataError
 from qfx.fixed import eager, native, step
+from qfx.fixed.gpu import launch
 from qfx.fixed.plan import FLOAT32_FRAC_BITS, CastMode, plan_of
 from qfx.fixed.step import Flat, Pair, Step, Whole
 from qfx.fixed.type import FixedType, OMode
@@ -178,7 +179,8 @@ def quantize(
                 _refuse_nonfinite(tensor)
     if frac_bits.dim() and not _broadcasts(frac_bits.shape, x.shape):
         raise DataError(f"frac_bits has shape {tuple(frac_bits.shape)}, x {tuple(x.shape)}", remedy="give a shape that broadcasts to that of x")
-    way = Whole(plan, native.fused(plan, x, frac_bits, int_bits, scale, shift, addend), frac_grad_scale)
+    executor = native if x.is_cpu else launch
+    way = Whole(plan, executor.fused(plan, x, frac_bits, int_bits, scale, shift, addend), frac_grad_scale)
     return step.whole(way, x, frac_bits, int_bits, scale, shift, addend)
 
 

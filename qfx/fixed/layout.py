@@ -1,4 +1,4 @@
-"""How the tensors of a Cast lie in memory, as loops of the fused C++ see them: which of them it can take, and with what strides."""
+"""How the tensors of a Cast lie in memory, as loops of the fused passes see them: which of them these can take, and with what strides."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ def layout_of(x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor 
     """The loops over a call's tensors; None for another device, a tensor subclass, or parameters along axes that are not neighbours."""
     if not (x.is_cpu and frac_bits.is_cpu and type(x) in PLAIN and type(frac_bits) in PLAIN):
         return None
+    return lies(x, frac_bits, scale, shift)
+
+
+def lies(x: Tensor, frac_bits: Tensor, scale: Tensor | None, shift: Tensor | None) -> Layout | None:
+    """``layout_of`` on any device."""
     if scale is None and shift is None and not frac_bits.dim() and x.is_contiguous():
         return _flat(x.numel(), frac_bits.dtype)
     channels_last = memory_format(x) is torch.channels_last

@@ -82,6 +82,11 @@ def plan_of(mode: CastMode, width: int, negative_slope: float = 1.0, upper: floa
     return Plan(mode, width, float(negative_slope), math.inf if upper is None else float(upper), type_.min_raw, type_.max_raw)
 
 
+def is_here(x: Tensor) -> bool:
+    """Whether a look at the numbers costs no wait for a device."""
+    return x.is_cpu
+
+
 def refuse_frac_bits(frac_bits: Tensor, dtype: torch.dtype, int_bits: Tensor | None = None) -> NoReturn:
     """Say which binary point the result's dtype cannot hold, or that integer bits are no numbers."""
     if int_bits is not None and bool(int_bits.detach().isnan().any()):

@@ -5,8 +5,8 @@ way        the tensors that it takes                    who computes
 =========  ===========================================  ==============================================================
 ``Flat``   x, frac_bits                                 C++ for one float32 binary point (``native.flat`` says where)
 ``Pair``   x, frac_bits, y, frac_bits of y              the same, twice: for small tensors a step costs more than they do
-``Whole``  x, frac_bits, int_bits, scale, shift,        C++ where it can (``native.fused`` says where), else torch operators
-           addend
+``Whole``  x, frac_bits, int_bits, scale, shift,        C++ or Triton where they can (``native.fused`` and ``gpu.launch.fused`` say
+           addend                                       where), else torch operators
 =========  ===========================================  ==============================================================
 
 A way has ``forward(*tensors)`` and ``backward(ctx, *grads)``: the gradient of each tensor, behind a None for the way, from the tensors that autograd
@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 
 from qfx.fixed import eager, native
 from qfx.fixed.arith import FLOAT32_BITS
+from qfx.fixed.gpu import launch
 from qfx.fixed.plan import CastMode, Plan
 from qfx.fixed.recorded import recorded
 
@@ -69,10 +70,10 @@ class Pair(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """Any Cast, with what comes before it. ``fused``: the C++ for it; None where torch operators compute it."""
+    """Any Cast, with what comes before it. ``fused``: the C++ or Triton for it; None where torch operators compute it."""
 
     plan: Plan
-    fused: native.Fused | None
+    fused: native.Fused | launch.Fused | None
     frac_grad_scale: float
 
     def forward(
@@ -127,7 +128,7 @@ def plain(
 
 def whole(way: Whole, *tensors: Tensor | None) -> Tensor:
     """Any Cast, recorded if autograd records. ``tensors``: x, frac_bits, int_bits, scale, shift, addend."""
-    if way.fused is not None and torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+    if isinstance(way.fused, native.Fused) and torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         native_step = recorded()
         if native_step is not None:
             x, frac_bits, *others = tensors

@@ -15,6 +15,7 @@ from qfx.fixed.arith import Interval
 from qfx.homes import unanswered
 from qfx.ir.operator import Operator
 from qfx.ir.values import Const
+from qfx.nn.casts.told import Question
 from qfx.nn.clipped import Clipped
 from qfx.nn.qtensor import QTensor
 from qfx.recipe import Recipe
@@ -108,6 +109,11 @@ class FixedLayer(nn.Module):
     def bits_added(self, recipe: Recipe) -> int:
         """By how many bits an operand that is not cast may grow here."""
         return 1
+
+    def questions(self, arguments: Sequence[Any]) -> Iterable[Question]:
+        """What the host has to be told of numbers on a GPU for the next forward: see ``qfx.nn.casts.told``. ``arguments``: of the layer in the model,
+        those that layers give as these, tensors as they are. What is not asked here the forward has to look up, and waits."""
+        return ()
 
 
 _ANY = Interval(-(1 << 20), 1 << 20, 0)

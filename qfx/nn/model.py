@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from qfx.capture.any_names import AnyNameModule
 from qfx.errors import ModelFileError, QfxError
+from qfx.fixed.layout import PLAIN
 from qfx.nn import accumulator
+from qfx.nn.casts import told
 from qfx.nn.casts.format_table import Format, FormatTable
 from qfx.nn.casts.room import may_make_room
+from qfx.nn.casts.told import Question
 from qfx.nn.compiled import operators
 from qfx.nn.compiled.operators import host
 from qfx.nn.fixed_layer import FixedLayer
@@ -100,7 +104,7 @@ class QuantizedModel(AnyNameModule):
         own: Any = type(self)  # every GraphModule has a class of its own, into which torch has just put the generated forward
         calls = Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
         repeated = tuple(path for path, count in calls.items() if count > 1)
-        generated = _exact(_of_one_start(own.forward, repeated) if repeated else own.forward)
+        generated = _exact(_told(_of_one_start(own.forward, repeated) if repeated else own.forward))
         own.forward = _guarded(generated, host(self, generated, _input_shapes, _moves))
         return code
 
@@ -152,6 +156,62 @@ def _exact(forward: Callable[..., Any]) -> Callable[..., Any]:
             return forward(model, *args)
 
     return run
+
+
+def _told(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward, where the numbers lie on a GPU: the host is told at its start of all that it has to know, and waits once. In a CUDA graph it is
+    told what it was told the last time, and the results are NaN where that is no longer so."""
+
+    @functools.wraps(forward)
+    def run(model: nn.Module, *args: Any) -> Any:
+        if not any(map(told.is_far, args)) or torch.compiler.is_dynamo_compiling():
+            return forward(model, *args)
+        with torch.no_grad():
+            questions = list(_questions(model, args))
+        if not questions:
+            return forward(model, *args)
+        known, sizes = model.__dict__.get("_told"), [question.numbers.numel() for question in questions]
+        if not told.is_recording():
+            there = told.flat(questions)
+            model.__dict__["_told"] = known = told.Known(there, there.cpu(), sizes, [] if known is None else known.kept)
+            with told.at_once(told.by_layer(questions, known.here)):
+                return forward(model, *args)
+        if known is None or known.sizes != sizes:
+            what = "a CUDA graph of a model that has not run like this before"
+            raise QfxError(
+                what, where="torch.cuda.graph", remedy="run it three times as it is to be recorded, in a stream of its own, as PyTorch says"
+            )
+        known.kept.append(known.there)
+        with told.at_once(told.by_layer(questions, known.here)):
+            results = forward(model, *args)
+        with torch.no_grad():
+            holds = told.holds(questions, known.there, known.here)
+        return pytree.tree_map_only(Tensor, lambda result: torch.where(holds, result, torch.nan), results)
+
+    return run
+
+
+def _questions(model: nn.Module, args: tuple[Any, ...]) -> Iterator[Question]:
+    """Of all layers, each once."""
+    assert isinstance(model, fx.GraphModule)
+    given, seen = iter(args), set[nn.Module]()
+    values: dict[fx.Node, Any] = {}
+    for node in model.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = next(given, None)
+        if node.op != "call_module":
+            continue
+        values[node] = called = model.get_submodule(str(node.target))
+        arguments = [values.get(source) for source in node.all_input_nodes]
+        for layer in called.modules():
+            if isinstance(layer, FixedLayer) and layer not in seen and all(map(_is_whole, (layer, *arguments))):
+                seen.add(layer)
+                yield from layer.questions(arguments if layer is called else ())
+
+
+def _is_whole(layer: object) -> bool:
+    """Whether a module's parameters are all here: not those that several processes share out, before they are gathered."""
+    return not isinstance(layer, nn.Module) or all(type(tensor) in PLAIN for tensor in layer.parameters())
 
 
 def _of_one_start(forward: Callable[..., Any], repeated: tuple[str, ...]) -> Callable[..., Any]:

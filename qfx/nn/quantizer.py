@@ -14,7 +14,7 @@ from qfx.fixed import number_sets
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.kernel import CastMode, PlainCast, quantize, quantize_pair
 from qfx.fixed.type import FixedType, OMode
-from qfx.nn.casts import digit_words, intervals, quick, type_codes, word_length
+from qfx.nn.casts import digit_words, intervals, near, quick, told, type_codes, word_length
 from qfx.nn.casts.digits import Numbers, few_digits, leaves_out, numbers_of, project
 from qfx.nn.casts.known import Known as _Known
 from qfx.nn.casts.known import Tensors, equal
@@ -391,24 +391,9 @@ class Quantizer(FixedLayer):
             integer = self.learned_ints
             assert integer is not None  # set with frac_bits
             learned = spec.learn, spec.learn_range and spec.o is not OMode.WRAP
-            return frac_bits, word_length.words_of(frac_bits, integer, start, self.channel_axis, spec.reach, learned, self.name or "Quantizer")
-        if frac_bits.dim():
-            points, known = frac_bits.detach(), self._known
-            rounded = torch.round(points)
-            if start is None or not spec.learn:
-                return frac_bits, rounded
-            if known is not None and known.near is not None and equal(known.points, rounded) and equal(known.near, start):
-                return frac_bits, known.points
-            if (points - start).abs_().max().item() <= spec.reach:
-                return frac_bits, rounded
-        else:
-            point = frac_bits.item()
-            if start is None or not spec.learn or abs(point - start.item()) <= spec.reach:
-                return frac_bits, point
-            points = frac_bits.detach()
-        within = torch.clamp(points, start - spec.reach, start + spec.reach)
-        bounded = frac_bits + (within - points)
-        return bounded, torch.round(bounded.detach()) if bounded.dim() else bounded.item()
+            where, seen = self.name or "Quantizer", told.look(self, "words")
+            return frac_bits, word_length.words_of(frac_bits, integer, start, self.channel_axis, spec.reach, learned, where, seen)
+        return near.counted(frac_bits, start, spec, self._known, told.look(self, "points"))
 
     def _interval(self, point: float | Tensor | Words, bits: int, mode: CastMode) -> Bounds:
         """The interval of a cast with such binary points (as ``_counted`` gives them, or an integer)."""
@@ -427,7 +412,8 @@ class Quantizer(FixedLayer):
         if isinstance(points, int):
             return _Known(points, width, mode, intervals.of_points(mode, width, points))
         interval = intervals.of_channels(mode, width, points.movedim(self.channel_axis, 0).reshape(points.shape[self.channel_axis], -1))
-        start = self._buffers["frac_start"]
+        seen = told.look(self, "points")
+        start = self._buffers["frac_start"] if seen is None else seen[1]
         if start is None or not (points - start).abs_().max().item() <= self.spec.reach - 1:
             return _Known(points, width, mode, interval)
         return _Known(points, width, mode, interval, start.clone())
@@ -442,6 +428,16 @@ class Quantizer(FixedLayer):
         int_bits = tuple(width - int(bits) for bits in frac_bits.flatten().tolist())
         mode = self.mode
         return FixedType(width, max(int_bits), mode.signed, mode.q, mode.o, mode.n), int_bits, tuple(frac_bits.shape)
+
+    def questions(self, arguments: Sequence[Any]) -> Iterable[told.Question]:
+        frac_bits, start, integer = self.frac_bits, self.frac_start, self.learned_ints
+        if not self.is_initialized or self.off:
+            return
+        if integer is None:
+            yield told.Question(self, "points", torch.stack((frac_bits.detach(), frac_bits.detach() if start is None else start)))
+        elif self.spec.o is not OMode.WRAP:
+            learned = self.spec.learn, self.spec.learn_range
+            yield told.Question(self, "words", word_length.looked(frac_bits, integer, start, self.channel_axis, self.spec.reach, learned))
 
     def extra_repr(self) -> str:
         if self.frac_bits is None:

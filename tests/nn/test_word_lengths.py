@@ -140,7 +140,8 @@ def test_both_ways_to_look_at_words_see_and_write_the_same(dtype: torch.dtype) -
         frac, start = frac.clamp(-60, 60), start.round()
         pairs = [(frac.clone(), integer.clone()) for _ in range(2)]
         found = native.words(*pairs[0], start, channels, 6, word_length.MAX_WIDTH, learned)
-        assert found == word_length._looked(*pairs[1], start, channels, 6, learned)
+        width, *each = word_length.looked(*(t.view(channels, -1) for t in (*pairs[1], start)), 0, 6, learned).tolist()
+        assert found == (width, tuple(each[:channels]), tuple(each[channels:]))
         assert torch.equal(pairs[0][0], pairs[1][0])
         assert torch.equal(pairs[0][1], pairs[1][1])
 

@@ -9,12 +9,13 @@ binary point moves to where it is held.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from qfx.fixed.type import OMode
-from qfx.nn.casts import quick
+from qfx.nn.casts import near, quick, told
 from qfx.nn.observer import choose_frac_bits
 from qfx.nn.quantizer import LONG_WORD, Quantizer
 
@@ -47,13 +48,28 @@ def make_room(cast: nn.Module, constant: Tensor) -> None:
     if cast.off or not cast.is_initialized or not may_make_room(cast):
         return
     spec, most = cast.spec, limit(cast)
+    told_of = told.look(cast, "room")
+    if told_of is not None and told_of.item() <= most:
+        return
     if torch.is_grad_enabled() and quick.holds(cast, constant, most):
         return
     with torch.no_grad():
         points, numbers = cast.points(), constant.detach()
-        if float((numbers.abs() * torch.exp2(points.to(numbers.dtype))).max()) <= most:
+        if float(_greatest(points, numbers)) <= most:
             return
+        told.forget(cast)
         needed = choose_frac_bits((numbers,), spec.width, cast.mode, tuple(points.shape), observer="minmax").to(points)
         held = needed < points
         cast.frac_bits.data = torch.where(held, needed, cast.frac_bits.detach())
         cast.frac_start.data = torch.where(held, torch.minimum(needed, cast.frac_start), cast.frac_start)
+
+
+def question(cast: nn.Module, constant: Tensor) -> Iterable[told.Question]:
+    """What ``make_room`` has to be told of a constant on a GPU."""
+    if isinstance(cast, Quantizer) and not cast.off and cast.is_initialized and may_make_room(cast):
+        with torch.no_grad():
+            yield told.Question(cast, "room", _greatest(near.there(cast.frac_bits, cast.frac_start, cast.spec), constant.detach()), limit(cast))
+
+
+def _greatest(points: Tensor, numbers: Tensor) -> Tensor:
+    return (numbers.abs() * torch.exp2(points.to(numbers.dtype))).max()

@@ -42,34 +42,42 @@ class Words(NamedTuple):
     """Whether each channel is one position."""
 
 
-def words_of(frac_bits: Tensor, int_bits: Tensor, start: Tensor | None, axis: int, reach: int, learned: tuple[bool, bool], where: str) -> Words:
-    """Put both (``learned``: frac_bits, int_bits) back into their bounds, and see what follows. Channels: ``axis``. Raises DataError for NaN."""
+def words_of(
+    frac_bits: Tensor,
+    int_bits: Tensor,
+    start: Tensor | None,
+    axis: int,
+    reach: int,
+    learned: tuple[bool, bool],
+    where: str,
+    told: Tensor | None = None,
+) -> Words:
+    """Put both (``learned``: frac_bits, int_bits) back into their bounds, and see what follows. Channels: ``axis``. ``told``: what ``looked`` gave,
+    on the host. Raises DataError for NaN."""
     channels = frac_bits.shape[axis] if frac_bits.dim() else 1
     frac, integer = frac_bits.detach(), int_bits.detach()
-    found = native.words(frac, integer, start, channels, reach, MAX_WIDTH, learned)
+    found = native.words(frac, integer, start, channels, reach, MAX_WIDTH, learned) if told is None else None
     if found is None:
-        found = _looked(frac, integer, start, channels, reach, learned)
+        width, *each = (looked(frac, integer, start, axis, reach, learned) if told is None else told).tolist()
+        found = -1 if width != width else int(width), tuple(each[:channels]), tuple(each[channels:])
     width, finest, widest = found
     if width < 0:
         raise DataError("its learned word length is NaN", where=where, remedy="load an earlier checkpoint; lower the learning rate")
     return Words(width, finest, widest, channels == frac.numel())
 
 
-def _looked(
-    frac: Tensor, integer: Tensor, start: Tensor | None, channels: int, reach: int, learned: tuple[bool, bool]
-) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """What ``native.words`` gives, by torch operators."""
+def looked(frac_bits: Tensor, int_bits: Tensor, start: Tensor | None, axis: int, reach: int, learned: tuple[bool, bool]) -> Tensor:
+    """What ``native.words`` gives and does, by torch operators, in one tensor: nobody waits. The first is NaN where any length is."""
+    frac, integer = frac_bits.detach(), int_bits.detach()
     if start is not None and learned[1]:
         integer.copy_(torch.minimum(torch.maximum(integer, -start - 1), MAX_WIDTH - start))
     if start is not None and learned[0]:
         frac.copy_(torch.minimum(torch.maximum(frac, -integer - 1), start + reach))
     f = torch.round(frac.double())
-    bits = f + torch.round(integer.double())
-    if bool(bits.isnan().any()):
-        return -1, (), ()
-    width = bits.clamp(0, MAX_WIDTH)
+    width = (f + torch.round(integer.double())).clamp(0, MAX_WIDTH)  # NaN stays
+    channels = frac.shape[axis] if frac.dim() else 1
     finest, widest = (torch.where(width > 0, t, _NONE).reshape(channels, -1).amax(1) for t in (f, width - f))
-    return int(width.max()), tuple(finest.tolist()), tuple(widest.tolist())
+    return torch.cat((width.max().reshape(1), finest, widest))
 
 
 def widths(frac_bits: Tensor, int_bits: Tensor) -> Tensor:

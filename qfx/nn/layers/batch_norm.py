@@ -18,7 +18,8 @@ from qfx.errors import DataError, QfxError
 from qfx.fixed.kernel import channel_moments
 from qfx.fixed.layout import memory_format
 from qfx.nn.call import Call, Family, Layers
-from qfx.nn.casts.room import make_room
+from qfx.nn.casts import room
+from qfx.nn.casts.told import Question
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Own, Steps, Traits, constant
 from qfx.nn.past import Past, Statistics, backward_pass, unknown
@@ -122,7 +123,7 @@ class Norm(FixedLayer, abstract=True):
         with torch.no_grad():
             running_mean, running_var = self.running_mean, self.running_var  # an attribute of a module is a search
             tracked = self.num_batches_tracked.add_(1)
-            step = self.momentum if self.momentum is not None else 1.0 / float(tracked)
+            step = self.momentum if self.momentum is not None else tracked.double().reciprocal().to(running_mean)  # nobody waits for the count
             running_mean.lerp_(mean.to(running_mean), step)
             running_var.lerp_((variance * (count / max(count - 1, 1))).to(running_var), step)
 
@@ -186,11 +187,15 @@ class QBatchNorm(Norm):
         else:
             self.initialize(*arguments())
 
+    def questions(self, arguments: Sequence[Any]) -> Iterable[Question]:
+        for cast, numbers in zip((self.scale_cast, self.shift_cast), self.affine(), strict=True):
+            yield from room.question(cast, numbers)
+
     def constants(self, used: Statistics | None = None) -> tuple[QTensor, QTensor]:
         """The scale and the shift as the hardware sees them, by the running statistics or those that are given."""
         scale, shift = self.affine(used)
-        make_room(self.scale_cast, scale)
-        make_room(self.shift_cast, shift)
+        room.make_room(self.scale_cast, scale)
+        room.make_room(self.shift_cast, shift)
         return self.scale_cast.with_another(scale, self.shift_cast, shift)
 
     def forward(self, x: QTensor) -> QTensor:

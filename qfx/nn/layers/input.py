@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from qfx import operators as ops
 from qfx.errors import DataError
 from qfx.fixed.type import OMode
+from qfx.nn.casts import told
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
 from qfx.nn.qtensor import QTensor
@@ -93,6 +95,9 @@ class QInput(FixedLayer):
             raise DataError("complex numbers", where=self.label, remedy="give real ones")
         if not x.is_floating_point():
             x = x.double() if x.dtype in (torch.int32, torch.int64) else x.float()
+        seen = told.take(self, "numbers")
+        if seen is not None and seen.item() <= self._most:
+            return x
         if not math.isfinite(x.detach().sum().item()) and not bool(torch.isfinite(x.detach()).all()):  # the sum is cheap, and may overflow
             raise DataError("NaN or infinity", where=self.label, remedy="clean the data")
         if self.rows is not None and x.numel():
@@ -101,6 +106,22 @@ class QInput(FixedLayer):
                 what = f"numbers of {low.item():g} to {high.item():g} for a table of {self.rows} rows"
                 raise DataError(what, where=self.label, remedy=f"give whole numbers of 0 to {self.rows - 1}")
         return x
+
+    @property
+    def _most(self) -> float:
+        return sys.float_info.max if self.rows is None else 1.0
+
+    def questions(self, arguments: Sequence[Any]) -> Iterable[told.Question]:
+        """Whether the numbers are finite (their sum is, then), or how far they are from rows of the table, beyond 1."""
+        x = arguments[0] if arguments else None
+        if not isinstance(x, Tensor) or x.is_complex() or not x.numel():
+            return
+        x = x.detach().double() if self.rows is not None or not x.is_floating_point() else x.detach()
+        if self.rows is None:
+            yield told.Question(self, "numbers", x.sum().abs(), self._most)
+        else:
+            beyond = torch.stack(((-x).max(), (x - (self.rows - 1)).max(), (x - x.round()).abs().max() * 2))
+            yield told.Question(self, "numbers", beyond.max().clamp(min=0) + 1, self._most)
 
     def operators(self) -> Steps:
         return [("", ops.Input(self.shape, self.cast.array_type())), *self.cast.restriction()]

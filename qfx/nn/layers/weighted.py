@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from qfx.fixed.arith import Bounds, Channels, Interval
+from qfx.fixed.type import OMode
 from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.backends import refuse_inexact
-from qfx.nn.casts import quick
-from qfx.nn.casts.room import make_room
+from qfx.nn.casts import near, quick, told
+from qfx.nn.casts.digits import leaves_out
+from qfx.nn.casts.room import make_room, question
 from qfx.nn.casts.sparse import weight_cast
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import Own, Steps, Traits, constant
-from qfx.nn.layers.batch_norm import FoldedNorm, signed_spec
+from qfx.nn.layers.batch_norm import FoldedNorm, QFoldedBatchNorm, signed_spec
 from qfx.nn.layers.products.computing import Computing
 from qfx.nn.layers.products.lean import LARGE, keeping, unchanged
 from qfx.nn.layers.products.weights import Form, Weights
@@ -108,6 +110,8 @@ class Weighted(Computing, abstract=True):
         if bias is None:
             return self.weight_cast(weight), None
         make_room(self.bias_cast, bias)
+        if norm is not None:
+            told.take(self.bias_cast, "room")  # statistics may have moved when the layer is called again
         return self.weight_cast.with_another(weight, self.bias_cast, bias)
 
     def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
@@ -156,12 +160,38 @@ class Weighted(Computing, abstract=True):
 
     def _products(self, x: QTensor, weight: QTensor, products: Bounds, norm: FoldedNorm | None) -> Tensor:
         """The sums of products, exact: in float32 or float64."""
-        if x.value.dtype == weight.value.dtype == torch.float32 and (products.fits_float32() or _fits_float32(x.interval.hull, weight)):
+        if x.value.dtype == weight.value.dtype == torch.float32 and (products.fits_float32() or self._fits_float32(x, weight, norm)):
             return self._in_float32(x, weight, None, norm)
         check_float64(products, self.name)
         wide, narrow, again = (x.value.double(), weight.value.double()), x.value.detach(), self._again(weight, norm)
         with keeping({wide[0]: narrow.double, wide[1]: lambda: again().double()}):
             return self._operator(*wide, None)
+
+    def _fits_float32(self, x: QTensor, weight: QTensor, norm: FoldedNorm | None) -> bool:
+        """Whether these very weights keep every partial sum within float32's 24 bits (the word lengths alone allow more)."""
+        bound = told.look(self, "rows") if norm is None else told.take(self, "rows")
+        return _holds(x.interval.hull, weight.interval, float(_largest(weight.value, weight.interval) if bound is None else bound))
+
+    def questions(self, arguments: Sequence[Any]) -> Iterable[told.Question]:
+        """Of the weights before they are cast, so that nothing has to be known yet: a cast that saturates adds less than its least significant bit.
+        What float32 holds only just may go the way of float64 for it, with the same result."""
+        norm = next((FoldedNorm(*layer.affine(), None) for layer in arguments if isinstance(layer, QFoldedBatchNorm)), None)
+        known, cast = self._known, self.weight_cast
+        weight, bias = self._float_constants(norm)
+        if bias is not None:
+            yield from question(self.bias_cast, bias)
+        if (
+            known is None
+            or known.products.fits_float32()
+            or not quick.is_repeatable(cast)
+            or leaves_out(cast.spec, True)
+            or cast.spec.o not in _SATURATES
+        ):
+            return
+        most = max(abs(known.x.hull.lo), abs(known.x.hull.hi))
+        if most:
+            lsb = torch.exp2(-near.there(cast.frac_bits, cast.frac_start, cast.spec).double())
+            yield told.Question(self, "rows", _largest(weight.double().abs() + lsb, known.weight), _WHOLE_IN_FLOAT32 / (_ROUNDED_SUM * most))
 
     def _in_float32(self, x: QTensor, weight: QTensor, bias: QTensor | None, norm: FoldedNorm | None) -> Tensor:
         constant = None if bias is None else bias.value
@@ -264,15 +294,23 @@ def _sums(x: Interval, weight: Bounds, terms: int) -> Bounds:
     return (x.with_zero() * weight).times(terms)
 
 
-def _fits_float32(x: Interval, weight: QTensor) -> bool:
-    """Whether these very weights keep every partial sum within float32's 24 bits (the word lengths alone allow more)."""
+_WHOLE_IN_FLOAT32 = 2.0**24
+_ROUNDED_SUM = 1.001
+"""A sum of weights in float32 was rounded."""
+_SATURATES = (OMode.SAT, OMode.SAT_SYM, OMode.SAT_ZERO)
+
+
+def _largest(weight: Tensor, interval: Bounds) -> Tensor:
+    """The greatest sum of the magnitudes of an output's weights, in units of its grid."""
     with torch.no_grad():
-        rows = weight.value.detach().abs().flatten(1).sum(1)
-        if isinstance(weight.interval, Channels):
-            grids = [interval.frac_bits for interval in weight.interval.channels]
-            largest = float((rows.double() * torch.exp2(torch.tensor(grids, dtype=torch.float64, device=rows.device))).max())
-        else:
-            grids = [weight.interval.frac_bits]
-            largest = float(rows.max()) * 2.0 ** grids[0]
-    bound = largest * 1.001 * max(abs(x.lo), abs(x.hi))  # 1.001: the sum itself was rounded
-    return bound <= 2.0**24 and x.frac_bits + min(grids) >= -100 and x.frac_bits + max(grids) <= 120
+        rows = weight.abs().flatten(1).sum(1)
+        if isinstance(interval, Channels):
+            grids = [channel.frac_bits for channel in interval.channels]
+            return (rows.double() * torch.exp2(torch.tensor(grids, dtype=torch.float64, device=rows.device))).max()
+        return rows.max().double() * 2.0**interval.frac_bits
+
+
+def _holds(x: Interval, weight: Bounds, largest: float) -> bool:
+    grids = [channel.frac_bits for channel in weight.channels] if isinstance(weight, Channels) else [weight.frac_bits]
+    bound = largest * _ROUNDED_SUM * max(abs(x.lo), abs(x.hi))
+    return bound <= _WHOLE_IN_FLOAT32 and x.frac_bits + min(grids) >= -100 and x.frac_bits + max(grids) <= 120

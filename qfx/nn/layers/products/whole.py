@@ -15,7 +15,7 @@ from torch import nn
 from qfx.fixed.arith import Bounds
 from qfx.fixed.recorded import recorded
 from qfx.nn.backends import refuse_inexact
-from qfx.nn.casts import quick, room
+from qfx.nn.casts import quick, room, told
 from qfx.nn.layers.products.lean import LARGE, hooked
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -50,6 +50,8 @@ def learned(layer: QLinear, x: QTensor, result: QTensor) -> Whole | None:
     weight, bias = parts["weight_cast"], parts["bias_cast"]
     known, own = layer._known, layer._parameters
     if layer.positions or layer.form is not None or not isinstance(weight, Quantizer) or not isinstance(bias, Quantizer) or not x.is_plain:
+        return None
+    if told.is_far(x.value):
         return None
     kept, offset = own.get("weight"), own.get("bias")
     if kept is None or offset is None or kept.numel() >= LARGE or known is None or not known.fits or known.total is not result.interval:
