@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 
 import qfx
 from qfx.cli import main
+from qfx.errors import UnsupportedError
 from qfx.exchange.grid import ROUNDING, narrowest
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of QONNX and Brevitas
@@ -108,6 +109,28 @@ def test_a_network_is_that_of_qonnx_and_is_trained_on(tmp_path: Path) -> None:
     assert not torch.equal(before, q.get_parameter("conv.weight"))
     (tmp_path / "out").mkdir()
     same_in_torch_and_the_file(q.eval(), torch.from_numpy(x), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("kind", "slope"), [("LeakyRelu", 0.01), ("LeakyRelu", 0.40625), ("PRelu", -0.25)])
+def test_slopes_in_front_of_a_cast_are_those_of_qonnx(kind: str, slope: float, tmp_path: Path) -> None:
+    """For all 256 integers."""
+    settings = {"alpha": slope} if kind == "LeakyRelu" else {}
+    nodes = [
+        quant("x", "xq", "fine", "eight"),
+        helper.make_node(kind, ["xq"] if settings else ["xq", "slope"], ["l"], name="leaky", **settings),
+        quant("l", "y", "step", "bits"),
+    ]
+    path = saved(tmp_path, nodes, {**COMMON, "slope": f32(slope).reshape(1)})
+    x = (np.arange(-128, 128, dtype=np.float32) / 16).reshape(-1, 4)
+    assert_equal(qfx.from_onnx(path), executed(path, x), x)
+
+
+@pytest.mark.parametrize(("slope", "why"), [(-0.3, "constant without a quantizer"), (0.2, "for -5.625 in channel 0 the source gives -1,")])
+def test_slopes_in_float_that_cannot_be_proven_are_refused(slope: float, why: str, tmp_path: Path) -> None:
+    """One that falls and rises, and one whose product float32 rounds onto a tie."""
+    nodes = [quant("x", "xq", "fine", "eight"), helper.make_node("PRelu", ["xq", "slope"], ["l"], name="leaky"), quant("l", "y", "step", "bits")]
+    with pytest.raises(UnsupportedError, match=why):
+        qfx.from_onnx(saved(tmp_path, nodes, {**COMMON, "slope": f32(slope).reshape(1)}))
 
 
 def qdq(source: str, result: str, scale: str, zero: str, *, clip: tuple[str, str] | None = None, **attributes: int) -> list[onnx.NodeProto]:
