@@ -34,7 +34,10 @@ from qfx.recipe import LONGEST_WORD, Override, Recipe, Spec
 WIDTHS = (16, 20, 25)
 """Of the constants of a BatchNorm, the first with which it is shown that every cast behind it gives what the source's gives."""
 
-NO_QUANTIZER = "give it a quantizer in the source, or convert it with its own 16 bits: strict=False"
+NO_QUANTIZER = (
+    "give it a quantizer in the source, take its integers as they are: qfx.integers_of "
+    "(`qfx import --integers`), or convert it with its own 16 bits: strict=False"
+)
 OF_BIAS = "quantize the bias to the grid of the products, or take it as exact arithmetic has it: strict=False"
 ONLY_NEAR = (
     "merge a BatchNorm into the layer before it and train on (brevitas.nn.utils.merge_bn), cast to fewer bits behind it, or take what is near: "

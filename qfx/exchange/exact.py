@@ -18,6 +18,7 @@ from qfx.nn.layers import QAdd, QAvgPool, QBatchNorm, QConcat, QDropout, QLeakyR
 from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScaleBy
 from qfx.nn.layers.elementwise.expand import QExpand
 from qfx.nn.layers.elementwise.held import HeldConstant
+from qfx.nn.layers.elementwise.piecewise import QPReLU
 from qfx.nn.layers.given import GivenQuantizer, QOffset
 from qfx.nn.layers.reductions.reduce import QReduceMean
 from qfx.nn.layers.tables.lookup import QLookup
@@ -29,7 +30,7 @@ FLOAT32_BITS = 24
 MOST = 1 << 20
 """Up to so many numbers, of all channels together, are tried one by one; of more the steps are found."""
 
-PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset, QLookup)
+PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QPReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset, QLookup)
 """Layers that make one number of one number, by constants of its channel at most."""
 
 _SUMS = (QAdd, QSub, QMul, QAvgPool, QReduceMean, QExpand, QConcat, *PER_NUMBER[1:-1])
@@ -64,7 +65,7 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
     """What is known of what a layer gives. ``node``: its operation in the source. ``sources``: what it reads: the value's node here, what is known of
     it, and the value."""
     inexact = next((known for _, known, _ in sources if known.why), None)
-    one = len(sources) == 1 and isinstance(layer, (*PER_NUMBER, QMaxPool))
+    one = len(sources) == 1 and isinstance(layer, (*PER_NUMBER, QMaxPool)) and not _turns(layer)
     if inexact is not None:
         if one and inexact.start is not None and not isinstance(inexact.layers[-1], QLookup):  # behind a table stands its cast
             return inexact.through(layer, node)
@@ -122,6 +123,11 @@ def beside(layer: Weighted, weight_points: Sequence[int], x: Bounds) -> tuple[Te
             what = f"number {place} lies {float(torch.minimum(share, 1 - share)[place]):.1e} steps beside the grid of the products"
             why = f"has a bias without a quantizer, of which {what}: float32 may round a sum onto it"
         return (low + torch.where(share > 0, 0.5, 0.0)) / scale, grids, why
+
+
+def _turns(layer: FixedLayer) -> bool:
+    """Whether it falls and rises: steps of such a function are not found by its ends."""
+    return isinstance(layer, QPReLU) and bool((layer.constant.real() < 0).any())
 
 
 def _why_inexact(layer: FixedLayer, bounds: Bounds) -> str:

@@ -25,6 +25,7 @@ from qfx.capture.trace import trace
 from qfx.errors import DataError, ModelFileError, UnsupportedError
 from qfx.exchange.affine import Affine
 from qfx.exchange.build import Explicit, fixed
+from qfx.exchange.channels_last import channels_first
 from qfx.exchange.conversion import Conversion, compared, in_float, keep, require_same
 from qfx.exchange.integers.door import graph_of
 from qfx.exchange.onnx_reader import QONNX_DOMAINS, QuantReader, Tables
@@ -115,6 +116,7 @@ def _assembled(path: Path, example_input: Any, output: str | None, input_type: F
     model = _read(path)
     if output is not None:
         _end_at(model, output, path)
+    channels_first(model)
     left_out = _without_constants(model)
     held = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in held]

@@ -9,79 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
 import torch
+from exchange.qonnx_nets import COMMON, GENERAL, Array, assert_equal, executed, f32, inputs, quant, saved
 from executors import same_in_torch_and_the_file
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 import qfx
 from qfx.cli import main
+from qfx.errors import UnsupportedError
 from qfx.exchange.grid import ROUNDING, narrowest
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of QONNX and Brevitas
 
-Array = npt.NDArray[Any]
 DATA = Path(os.environ.get("QFX_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-GENERAL = "qonnx.custom_op.general"
-
-
-def saved(
-    folder: Path,
-    nodes: list[onnx.NodeProto],
-    constants: dict[str, Array],
-    shape: tuple[int, ...] = (4,),
-    *,
-    version: int = 2,
-    opset: int = 17,
-    info: tuple[onnx.ValueInfoProto, ...] = (),
-    out: tuple[int, ...] | None = None,
-) -> Path:
-    """A file that reads ``x`` and gives ``y``."""
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", *shape))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None if out is None else ("N", *out))],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-        value_info=info,
-    )
-    domains = {node.domain for node in nodes} - {""}
-    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, version) for domain in sorted(domains))]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    path = folder / "net.onnx"
-    onnx.save(model, path)
-    return path
-
-
-def quant(source: str, result: str, scale: str, bits: str = "bits", zero: str = "zero", domain: str = GENERAL, **attributes: Any) -> onnx.NodeProto:
-    settings = {"signed": 1, "narrow": 0, "rounding_mode": "ROUND", **attributes}
-    return helper.make_node("Quant", [source, scale, zero, bits], [result], name=f"quant_{result}", domain=domain, **settings)
-
-
-def f32(*numbers: float) -> Array:
-    return np.asarray(numbers[0] if len(numbers) == 1 else numbers, dtype=np.float32)
-
-
-COMMON = {"zero": f32(0.0), "bits": f32(4.0), "two": f32(2.0), "eight": f32(8.0), "step": f32(0.25), "fine": f32(0.0625)}
-
-
-def executed(path: Path, x: Array) -> Array:
-    """What qonnx gives, sample by sample."""
-    pytest.importorskip("qonnx", reason="QONNX is in the extra 'peers'")
-    from qonnx.core.modelwrapper import ModelWrapper  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    from qonnx.core.onnx_exec import execute_onnx  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    from qonnx.transformation.infer_shapes import InferShapes  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-    proto = onnx.load(path)
-    for value in (*proto.graph.input, *proto.graph.output):
-        if value.type.tensor_type.shape.dim:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
-    model = ModelWrapper(proto).transform(InferShapes())
-    name = model.graph.output[0].name
-    return np.concatenate([execute_onnx(model, {model.graph.input[0].name: x[at : at + 1]})[name] for at in range(len(x))])
 
 
 def runtime(path: Path, x: Array) -> Array:
@@ -90,19 +33,6 @@ def runtime(path: Path, x: Array) -> Array:
     session = onnxruntime.InferenceSession(str(path), options)
     found: Array = session.run(None, {session.get_inputs()[0].name: x})[0]
     return found
-
-
-def assert_equal(q: torch.nn.Module, expected: Array, x: Array) -> None:
-    with torch.no_grad():
-        found = q(torch.from_numpy(x)).numpy()
-    assert np.array_equal(found.astype(np.float64), expected.astype(np.float64))
-
-
-def inputs(*shape: int, scale: float = 1.0, seed: int = 1) -> Array:
-    draw = np.random.default_rng(seed)
-    numbers = draw.standard_normal(shape) * scale
-    ties = np.round(numbers * 8) / 8  # on halves of steps
-    return np.where(draw.random(shape) < 0.5, numbers, ties).astype(np.float32)
 
 
 @pytest.mark.parametrize("mode", [*ROUNDING, "floor"])
@@ -179,6 +109,28 @@ def test_a_network_is_that_of_qonnx_and_is_trained_on(tmp_path: Path) -> None:
     assert not torch.equal(before, q.get_parameter("conv.weight"))
     (tmp_path / "out").mkdir()
     same_in_torch_and_the_file(q.eval(), torch.from_numpy(x), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("kind", "slope"), [("LeakyRelu", 0.01), ("LeakyRelu", 0.40625), ("PRelu", -0.25)])
+def test_slopes_in_front_of_a_cast_are_those_of_qonnx(kind: str, slope: float, tmp_path: Path) -> None:
+    """For all 256 integers."""
+    settings = {"alpha": slope} if kind == "LeakyRelu" else {}
+    nodes = [
+        quant("x", "xq", "fine", "eight"),
+        helper.make_node(kind, ["xq"] if settings else ["xq", "slope"], ["l"], name="leaky", **settings),
+        quant("l", "y", "step", "bits"),
+    ]
+    path = saved(tmp_path, nodes, {**COMMON, "slope": f32(slope).reshape(1)})
+    x = (np.arange(-128, 128, dtype=np.float32) / 16).reshape(-1, 4)
+    assert_equal(qfx.from_onnx(path), executed(path, x), x)
+
+
+@pytest.mark.parametrize(("slope", "why"), [(-0.3, "constant without a quantizer"), (0.2, "for -5.625 in channel 0 the source gives -1,")])
+def test_slopes_in_float_that_cannot_be_proven_are_refused(slope: float, why: str, tmp_path: Path) -> None:
+    """One that falls and rises, and one whose product float32 rounds onto a tie."""
+    nodes = [quant("x", "xq", "fine", "eight"), helper.make_node("PRelu", ["xq", "slope"], ["l"], name="leaky"), quant("l", "y", "step", "bits")]
+    with pytest.raises(UnsupportedError, match=why):
+        qfx.from_onnx(saved(tmp_path, nodes, {**COMMON, "slope": f32(slope).reshape(1)}))
 
 
 def qdq(source: str, result: str, scale: str, zero: str, *, clip: tuple[str, str] | None = None, **attributes: int) -> list[onnx.NodeProto]:

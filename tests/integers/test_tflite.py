@@ -273,6 +273,42 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "dtype", "words"),
+    [
+        ("SOFTMAX", "INT8", "(?s)adds floats.*end the model at a SOFTMAX"),
+        ("SVDF", "INT8", "(?s)keeps its state.*cut the model"),
+        ("UNIDIRECTIONAL_SEQUENCE_LSTM", "INT8", "(?s)rounding of its cell.*cut the model"),
+        ("HARD_SWISH", "INT16", "LiteRT has no kernel"),
+    ],
+)
+def test_what_is_asked_for_most_is_refused_with_a_way_out(tmp_path: Path, kind: str, dtype: str, words: str) -> None:
+    file = Writing()
+    x, y, z = (file.tensor(name, (1, 5), 0.1, dtype=dtype) for name in "xyz")
+    file.op(kind, [x], [y], "SoftmaxOptions" if kind == "SOFTMAX" else "", version=1)
+    file.op("RELU", [y], [z])
+    content = file.content([x], [z])
+    with pytest.raises(UnsupportedError, match=words):
+        read(tmp_path, content)
+    if dtype == "INT16":
+        with pytest.raises(RuntimeError, match="int8 are supported"):
+            reference(content, np.zeros((1, 5), np.int16))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"), [((0, 1), (), "does not fit its tensors"), ((0,), (2,), "does not fit"), ((0, -1), (2,), "leaves out a tensor")]
+)
+def test_operators_with_other_tensors_than_their_kind_has(tmp_path: Path, inputs: tuple[int, ...], outputs: tuple[int, ...], words: str) -> None:
+    file = Writing()
+    x = file.tensor("x", (1, 5), 0.1)
+    file.tensor("w", (5, 5), 0.1, data=np.ones((5, 5), np.int8))
+    y = file.tensor("y", (1, 5), 0.1)
+    file.op("FULLY_CONNECTED", list(inputs), list(outputs), "FullyConnectedOptions", 4)
+    file.op("RELU", [x], [y])
+    with pytest.raises(ModelFileError, match=words):
+        read(tmp_path, file.content([x], [y]))
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"dtype": "UINT8"}, "is of type UINT8"),

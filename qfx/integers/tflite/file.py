@@ -128,7 +128,7 @@ class _Reader:
             what = f"holds {model.SubgraphsLength()} graphs (loops, branches or several signatures)"
             raise UnsupportedError(what, where=self._where, remedy="convert one signature without control flow")
         graph = model.Subgraphs(0)
-        tensors = tuple(self._tensor(graph.Tensors(index)) for index in self._counted(graph.TensorsLength()))
+        tensors = tuple(self._tensor(graph.Tensors(index), index) for index in self._counted(graph.TensorsLength()))
         ops = tuple(self._op(graph.Operators(index)) for index in self._counted(graph.OperatorsLength()))
         inputs = tuple(int(graph.Inputs(index)) for index in self._counted(graph.InputsLength()))
         outputs = tuple(int(graph.Outputs(index)) for index in self._counted(graph.OutputsLength()))
@@ -137,8 +137,8 @@ class _Reader:
             raise ValueError("names a tensor that it does not have")
         return File(name, tensors, ops, inputs, outputs)
 
-    def _tensor(self, tensor: Any) -> Tensor:
-        name = (tensor.Name() or b"").decode()
+    def _tensor(self, tensor: Any, index: int) -> Tensor:
+        name = (tensor.Name() or b"").decode() or f"tensor{index}"
         where = f"{self._where}: {name}"
         shape = tuple(int(tensor.Shape(axis)) for axis in self._counted(tensor.ShapeLength()))
         if any(size < 0 for size in shape):

@@ -37,6 +37,8 @@ class Network(Growing):
     # What operators read
 
     def tensor(self, index: int) -> Tensor:
+        if index < 0:
+            raise ModelFileError("an operator leaves out a tensor that it needs", where=self.file.name, remedy="convert the model again")
         return self.file.tensors[index]
 
     def where(self, op: Op) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from qfx.errors import UnsupportedError, together
+from qfx.errors import ModelFileError, UnsupportedError, together
 from qfx.integers.tflite import arithmetic, moving, pooling, products, tables
 from qfx.integers.tflite.ends import Ends
 from qfx.integers.tflite.file import Op, read_file
@@ -68,9 +68,28 @@ def read_tflite(path: str | os.PathLike[str], *, rounding: Rounding | None = Non
         raise together(blockers, where=str(path))
     ends.give(network)
     for op in ends.inside():
-        _KINDS[op.kind](network, op)
+        try:
+            _KINDS[op.kind](network, op)
+        except (IndexError, ValueError, KeyError, ZeroDivisionError, OverflowError) as error:  # of operators with other tensors than their kind has
+            what = f"does not fit its tensors: {error}"
+            raise ModelFileError(what, where=network.where(op), remedy="the file contradicts itself; convert the model again") from error
     return ends.graph(network)
 
 
+_WHY: Mapping[str, tuple[str, str]] = MappingProxyType({
+    "SOFTMAX": (
+        "SOFTMAX in the middle has no counterpart: LiteRT adds floats, each addition rounded, which no integers reproduce for every input",
+        "end the model at a SOFTMAX, which is left out there, or in front of it; or take the float model with its softmax by table: qfx.quantize",
+    ),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": (
+        "UNIDIRECTIONAL_SEQUENCE_LSTM has no counterpart: the rounding of its cell is not built",
+        "take the float model with its nn.LSTM: qfx.quantize; or cut the model in front of it",
+    ),
+    "SVDF": ("SVDF has no counterpart: it keeps its state from one run to the next", "cut the model in front of it, or replace it by convolutions"),
+})  # fmt: skip
+"""Of operators that are asked for: why they are not read, and what to do."""
+
+
 def _unknown(network: Network, op: Op) -> UnsupportedError:
-    return UnsupportedError(f"{op.kind} has no counterpart", where=network.where(op), remedy=f"qfx reads {', '.join(sorted(_KINDS))}")
+    why, remedy = _WHY.get(op.kind, (f"{op.kind} has no counterpart", f"qfx reads {', '.join(sorted(_KINDS))}"))
+    return UnsupportedError(why, where=network.where(op), remedy=remedy)

@@ -123,8 +123,7 @@ def _float(network: Network, op: Op, function: Callable[[npt.NDArray[np.float64]
 
 def _require_bytes(network: Network, op: Op) -> None:
     if network.width(op.inputs[0]) != 8 or network.width(op.outputs[0]) != 8:
-        remedy = "its kernel interpolates in a table of 16-bit numbers, which is not built for this function: give it int8"
-        raise UnsupportedError("is a function of int16", where=network.where(op), remedy=remedy)
+        raise UnsupportedError("is a function of int16, which LiteRT has no kernel for", where=network.where(op), remedy="give it int8")
 
 
 def _table(network: Network, op: Op, entries: Ints) -> None:
