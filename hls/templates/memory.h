@@ -10,23 +10,9 @@
 #include <ap_int.h>
 
 #include "dma.h"
+#include "harness.h"
 
 namespace qfx_tb {
-
-// CRC-32 as of zlib.
-inline unsigned crc32(const bytes& held) {
-  static unsigned table[256];
-  if (table[1] == 0) {
-    for (unsigned i = 0; i < 256; i++) {
-      unsigned entry = i;
-      for (int bit = 0; bit < 8; bit++) entry = (entry & 1) != 0 ? 0xEDB88320u ^ (entry >> 1) : entry >> 1;
-      table[i] = entry;
-    }
-  }
-  unsigned crc = 0xFFFFFFFFu;
-  for (size_t i = 0; i < held.size(); i++) crc = table[(crc ^ static_cast<unsigned char>(held[i])) & 255] ^ (crc >> 8);
-  return crc ^ 0xFFFFFFFFu;
-}
 
 // The `count` words of the file NAME.bin, each in whole bytes, the lowest first; says what is wrong, and gives false, unless it is there, as long, and
 // the file with that checksum. `any`: whatever its bytes are, for memory that a board may have changed.
