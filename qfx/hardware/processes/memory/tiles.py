@@ -324,11 +324,12 @@ def _turns(tiling: Tiling, beside: bool) -> Turns:
             turn += results
         loads.append(turn + np.arange(count, dtype=np.int64))
         turn += count
-        body = turn + np.arange(tiling.weights * tiling.pixels, dtype=np.int64).reshape(tiling.fold, -1, tiling.pixels)
-        weights.append(body[:, :, 0].flatten())
-        turn += body.size
+        each = turn + np.arange(tiling.weights, dtype=np.int64) * tiling.pixels
+        weights.append(each)
+        turn += tiling.weights * tiling.pixels
         if tiling.direct:
-            writes.append(body[:, -1, :].flatten())
+            lasts = each.reshape(tiling.fold, -1)[:, -1:]
+            writes.append((lasts + np.arange(tiling.pixels, dtype=np.int64)).flatten())
         else:
             writes.append(turn + np.arange(results, dtype=np.int64))
             turn += results
