@@ -61,7 +61,8 @@ class Program:
         if ports and _FEW * sum(turns.size for turns in ports) < size:  # sorted runs, which a stable sort merges
             merged = np.sort(np.concatenate(ports), kind="stable")
             found = merged[np.flatnonzero(np.diff(merged, prepend=-1))]
-            return found, *([np.searchsorted(found, turns).astype(np.int32) for turns in side] for side in (self.reads, self.writes))
+            reads, writes = ([np.searchsorted(found, turns).astype(np.int32) for turns in side] for side in (self.reads, self.writes))
+            return found, reads, writes
         active = np.zeros(size, dtype=np.bool_)
         for turns in ports:
             active[turns] = True

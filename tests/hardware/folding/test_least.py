@@ -188,7 +188,7 @@ def test_two_resources_that_exclude_each_other_are_named() -> None:
 
 
 def test_rows_that_the_chip_cannot_keep_go_to_the_engine() -> None:
-    """Wide frames: streaming designs, whatever lies in memory, are refused with what takes the room and where it goes; the engine keeps values there."""
+    """Wide frames: streaming designs are refused with what takes the room and where it goes; the engine keeps values in memory."""
     narrow = Cast(scalar("ap_ufixed<8,4,AP_RND,AP_SAT>"))
     graph = prepare(chain("wide", (16, 2, 16384), conv(0, 16, 16, 3, 3, pads=(1, 1)), narrow, conv(2, 8, 16, 3, 3, pads=(1, 1)), narrow))
     small = replace(board("ultra96v2"), bram36=36)

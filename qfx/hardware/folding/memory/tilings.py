@@ -86,11 +86,12 @@ def _shaped(unit: Tiles, pe: int, simd: int, rows: Sequence[int], names: Sequenc
         memory += [words * tiling.tiles * bits // 8] * len(names)
         foldings += [Folding(pe, simd, name, weights="ddr", rows=count) for name in names]
     taken = np.concatenate(costs)
-    ends = (np.full(len(foldings), end, dtype=np.int64) for end in (simd, pe))
-    return Options(foldings, *ends, np.array(busy), taken, np.zeros_like(taken), np.array(memory))
+    takes, gives = (np.full(len(foldings), end, dtype=np.int64) for end in (simd, pe))
+    return Options(foldings, takes, gives, np.array(busy), taken, np.zeros_like(taken), np.array(memory))
 
 
 def _joined(parts: Sequence[Options]) -> Options:
     """All of them, in order."""
     foldings = [folding for part in parts for folding in part.foldings]
-    return Options(foldings, *(np.concatenate(columns) for columns in zip(*(part[1:] for part in parts), strict=True)))
+    takes, gives, busy, costs, between, memory = (np.concatenate(columns) for columns in zip(*(part[1:] for part in parts), strict=True))
+    return Options(foldings, takes, gives, busy, costs, between, memory)
