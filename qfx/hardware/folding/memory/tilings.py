@@ -68,7 +68,7 @@ def _shaped(unit: Tiles, pe: int, simd: int, rows: Sequence[int], names: Sequenc
     once."""
     width = unit.weights.type.width
     multiplied = [unit.folded(pe, simd, rows[0], name) for name in names]
-    products = np.array([counts(made.products(on)) for made in multiplied])
+    products = np.array([counts(made.products(on)) for made in multiplied], dtype=np.int64)
     foldings: list[Folding] = []
     costs, busy, memory = [], [], []
     for count in rows:
@@ -81,7 +81,7 @@ def _shaped(unit: Tiles, pe: int, simd: int, rows: Sequence[int], names: Sequenc
         reader = (r.handshake(1, 1), r.counter(max(words, 2)), r.counter(max(tiling.tiles, 2)), master(bits))
         between = (pieces.rewidth(made.weights, numbers, pe * simd), pieces.queue(made.weights, numbers))
         buffers = (pieces.memory(one, on) for one in (made.kept, made.sums, made.results, made.others))
-        costs.append(products + counts(r.total([lanes, made.nest(), *reader, *between, *buffers])))
+        costs.append(products + np.array(counts(r.total([lanes, made.nest(), *reader, *between, *buffers])), dtype=np.int64))
         busy += [max(made.cycles + made.paused(one.latency), reads) for one in multiplied]
         memory += [words * tiling.tiles * bits // 8] * len(names)
         foldings += [Folding(pe, simd, name, weights="ddr", rows=count) for name in names]
