@@ -17,9 +17,10 @@ from large_networks import LARGE, make_large
 
 import qfx
 from qfx import Recipe
-from qfx.hardware.project import emulator
+from qfx.errors import ProjectError
+from qfx.hardware.project import csim, emulator
 from qfx.hardware.project.execute import execute
-from qfx.hardware.project.project import prepare
+from qfx.hardware.project.project import prepare, write_project
 from qfx.hardware.sequential.evaluate import evaluate, seen
 from qfx.hardware.sequential.merging import joined
 from qfx.hardware.sequential.steps import layers
@@ -101,6 +102,27 @@ def test_whole_ones_agree(name: str, bits: int, tmp_path: Path, thorough: bool) 
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     compare(name, bits, tmp_path, x, model)
     (tmp_path / f"{name}.onnx").unlink()
+
+
+@pytest.mark.usefixtures("gxx")
+@pytest.mark.parametrize(("name", "bits"), [*WHOLE, ("vgg16", 16)])
+def test_cropped_ones_agree_with_the_vendors_headers(name: str, bits: int, tmp_path: Path, thorough: bool) -> None:
+    """The layer engine in C++ with the vendor's types, two images each; a bit of a weight is not let through."""
+    if not thorough:
+        pytest.skip("runs with --thorough")
+    model, x = make_large(name, side=32, narrow=16, count=4)
+    graph = qfx.to_graph(qfx.quantize(model, x, Recipe.uniform(bits)))
+    project = write_project(graph, tmp_path / "engine", board="ultra96v2", style="sequential")
+    data = x[:2].numpy()
+    for raw, right in zip(_listed(csim.run_raw(project.path, data)), run_raws(graph, data), strict=True):
+        assert len(np.unique(right)) > 4
+        assert_bit_exact(raw, right, names=(f"C simulation of {name}", "interpreter"))
+    weights = project.path / "tb" / "memory" / "weights0.bin"
+    held = bytearray(weights.read_bytes())
+    held[len(held) // 2] ^= 1
+    weights.write_bytes(held)
+    with pytest.raises(ProjectError, match=r"of another model, or is damaged|changed"):
+        csim.run_raw(project.path, data)
 
 
 @pytest.mark.usefixtures("gxx")

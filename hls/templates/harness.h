@@ -23,6 +23,21 @@ typedef std::vector<int64_t> numbers;
 
 inline bool is_binary(const std::string& path) { return path.size() > 4 && path.substr(path.size() - 4) == ".bin"; }
 
+// CRC-32 as of zlib.
+inline unsigned crc32(const std::vector<char>& bytes) {
+  static unsigned table[256];
+  if (table[1] == 0) {
+    for (unsigned i = 0; i < 256; i++) {
+      unsigned entry = i;
+      for (int bit = 0; bit < 8; bit++) entry = (entry & 1) != 0 ? 0xEDB88320u ^ (entry >> 1) : entry >> 1;
+      table[i] = entry;
+    }
+  }
+  unsigned crc = 0xFFFFFFFFu;
+  for (size_t i = 0; i < bytes.size(); i++) crc = table[(crc ^ static_cast<unsigned char>(bytes[i])) & 255] ^ (crc >> 8);
+  return crc ^ 0xFFFFFFFFu;
+}
+
 // All numbers of a file; false if it cannot be read to its end.
 inline bool load(const std::string& path, numbers& into) {
   if (is_binary(path)) {

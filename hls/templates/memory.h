@@ -10,19 +10,27 @@
 #include <ap_int.h>
 
 #include "dma.h"
+#include "harness.h"
 
 namespace qfx_tb {
 
-// The `count` words of the file NAME.bin, each in whole bytes, the lowest first; says what is wrong, and gives false, unless it is there and as long.
+// The `count` words of the file NAME.bin, each in whole bytes, the lowest first; says what is wrong, and gives false, unless it is there, as long, and
+// the file with that checksum. `any`: whatever its bytes are, for memory that a board may have changed.
 template <int BITS>
-bool load_memory(const std::string& name, const size_t count, std::vector<ap_uint<BITS> >& into) {
+bool load_memory(const std::string& name, const size_t count, const unsigned crc, const bool any, std::vector<ap_uint<BITS> >& into) {
   const char* folder = std::getenv("QFX_MEMORY");
   bytes held;
   const std::string file = name + ".bin";
   const bool found = folder != 0 ? load_bytes(std::string(folder) + "/" + file, held)
                                  : load_bytes("memory/" + file, held) || load_bytes("tb/memory/" + file, held) || load_bytes(file, held);
-  if (!found || held.size() != count * (BITS / 8)) {
-    std::cerr << "error: cannot read " << file << " in " << (folder != 0 ? folder : "memory, tb/memory or here") << ", or it is not as long as all weights" << std::endl;
+  if (!found) {
+    std::cerr << "error: cannot read " << file << " in " << (folder != 0 ? folder : "memory, tb/memory or here") << std::endl;
+    return false;
+  }
+  if (held.size() != count * (BITS / 8) || (!any && crc32(held) != crc)) {
+    std::cerr << "error: " << file << " holds " << held.size() << " bytes of another model, or is damaged: " << count * (BITS / 8)
+              << " bytes with the checksum in the project's header are expected; write the project again (qfx hls --force), or take its own tb/memory"
+              << std::endl;
     return false;
   }
   into.resize(count);

@@ -128,7 +128,9 @@ def _with_memory(design: Design, top: str, folder: Path) -> str:
     held = "".join(f"static std::vector<qfx::uint<{master.bits}> > {top}_{master.port};\n" for master in design.masters)
     room = "".join(f"  {top}_{master.port}.resize({master.beats});\n" for master in design.masters if master.scratch)
     weights = design.weights_in_memory
-    loads = " && ".join(["true", *(f'qfx_tb::load_memory("{master.port}", {master.beats}, {top}_{master.port})' for master in weights)])
+    loads = " && ".join(
+        ["true", *(f'qfx_tb::load_memory("{master.port}", {master.beats}, {master.crc}u, false, {top}_{master.port})' for master in weights)]
+    )
     given = "".join(f", &{top}_{master.port}[0]" for master in design.masters)
     ports = f"hls::stream<{top}_ports::input::word>& in, hls::stream<{top}_ports::output::word>& out"
     return (

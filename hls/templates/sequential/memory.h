@@ -11,6 +11,8 @@
 
 #include <ap_int.h>
 
+#include "harness.h"
+
 namespace qfx_tb {
 
 // A value in memory: where it begins, its shape, and how many containers a number takes. An input may be folded: channel k * channels + c of column x is
@@ -22,21 +24,6 @@ struct place {
 };
 
 inline bool is_there(const std::string& path) { return std::ifstream(path.c_str()).good(); }
-
-// CRC-32 as of zlib.
-inline unsigned crc32(const std::vector<char>& bytes) {
-  static unsigned table[256];
-  if (table[1] == 0) {
-    for (unsigned i = 0; i < 256; i++) {
-      unsigned entry = i;
-      for (int bit = 0; bit < 8; bit++) entry = (entry & 1) != 0 ? 0xEDB88320u ^ (entry >> 1) : entry >> 1;
-      table[i] = entry;
-    }
-  }
-  unsigned crc = 0xFFFFFFFFu;
-  for (size_t i = 0; i < bytes.size(); i++) crc = table[(crc ^ static_cast<unsigned char>(bytes[i])) & 255] ^ (crc >> 8);
-  return crc ^ 0xFFFFFFFFu;
-}
 
 // A file of `count` words; false, with a message, if it cannot be read, is not as long, or is not the one with this checksum. Without a checksum (0) any
 // contents will do.

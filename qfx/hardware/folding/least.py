@@ -22,7 +22,7 @@ from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.folding.options import Layer
 
-TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding makes it fit (qfx csim --fast runs the ONNX file without a board)"
+_TOO_SMALL = "use a larger board, shorter words or a smaller model: no folding makes it fit (qfx csim --fast runs the ONNX file without a board)"
 
 BRAM18_BITS = 18 * 1024
 """What a block RAM holds at most: UG473, UG573."""
@@ -42,20 +42,34 @@ FloatArray = npt.NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Weights:
     """``bits`` of all weights; ``in_memory``: those that every folding keeps in block RAM or LUTs; ``in_one_row``: those that, in some folding, go
-    into the multipliers through flip-flops; ``bram18``: blocks, in the design at hand; ``loaded``: bits of those that UltraRAM can hold."""
+    into the multipliers through flip-flops; ``bram18``: blocks, in the design at hand; ``loaded``: bits of those that UltraRAM can hold. ``rows``:
+    bits of the rows that the window units of the design keep."""
 
     bits: int
     in_memory: int
     in_one_row: int
     bram18: int
     loaded: int = 0
+    rows: int = 0
 
     @classmethod
     def of(cls, design: d.Design) -> Weights:
         units = [stored for process in design.processes if (stored := process.stored) is not None]
         least, rows = sum(unit.least_bits for unit in units), sum(unit.least_bits for unit in units if unit.in_one_row)
         loaded = sum(unit.bits for unit in units if unit.loaded)
-        return cls(sum(unit.bits for unit in units), least - rows, rows, sum(unit.bram18 for unit in units), loaded)
+        windows = [process for process in design.processes if process.front is not None]
+        lines = sum(memory.depth * memory.width * memory.count for window in windows for memory in window.memories)
+        return cls(sum(unit.bits for unit in units), least - rows, rows, sum(unit.bram18 for unit in units), loaded, lines)
+
+    def __str__(self) -> str:
+        rows = f", the rows that windows keep {self.rows / 1e6:.1f} Mbit" if self.rows else ""
+        return f"the weights are {self.bits / 1e6:.1f} Mbit{rows}"
+
+
+def elsewhere(board: Board, remedy: str) -> str:
+    """``remedy``, behind what keeps values and weights off the chip where the board has memory for them."""
+    engine = "try one engine for all layers, which keeps values and weights in the board's memory (--style sequential; --style auto tries both)"
+    return f"{engine}, or {remedy}" if board.memory_gb_s else remedy
 
 
 def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -> None:
@@ -64,7 +78,7 @@ def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -
         there = capacity(board)
         luts = int(there.lut * limits["lut"]) * LUT_BITS
         also = f"{to_be_used(limits['bram18'])}, and LUTs would hold {luts / 1e6:.1f} Mbit, were there nothing else in them"
-        remedy = f"keep weights in the board's memory (--weights auto), or {TOO_SMALL}" if board.memory_gb_s else TOO_SMALL
+        remedy = f"keep weights in the board's memory (--weights auto), or {_TOO_SMALL}" if board.memory_gb_s else _TOO_SMALL
         if board.uram and not weights_exceed(replace(weights, loaded=weights.bits), board, limits):
             remedy = "load them into UltraRAM when the board starts (--weights stream), or use a larger board, shorter words or a smaller model"
         raise DoesNotFitError(board, f"{_alone(weights, ceil(weights.bits / BRAM18_BITS), board)}{also}", remedy)
@@ -89,7 +103,7 @@ def check_layers(layers: Sequence[Layer], board: Board, limits: Mapping[str, flo
     Names a single resource that is short whatever is chosen, else two of which one is short while the other is not; and how much ``weights`` are
     where it is block RAM.
     """
-    size = "" if weights is None else f"; the weights are {weights.bits / 1e6:.1f} Mbit"
+    size = "" if weights is None else f"; {weights}"
     there, costs = capacity(board), [layer.sure.astype(np.float64) for layer in layers]
     allowed = [getattr(there, field) * limits[field] for field in FIELDS]
     parts = []
@@ -98,7 +112,7 @@ def check_layers(layers: Sequence[Layer], board: Board, limits: Mapping[str, flo
         if least.sum() > allowed[index]:
             parts.append(_needs(layers, least, field, board, limits) + (size if field == "bram18" else ""))
     if parts:
-        raise DoesNotFitError(board, f"needs {'; '.join(parts)}", TOO_SMALL)
+        raise DoesNotFitError(board, f"needs {'; '.join(parts)}", elsewhere(board, _TOO_SMALL))
     for a, b in sorted(permutations(range(len(FIELDS)), 2), key=lambda pair: -pair[0]):  # block RAM first: weights are what grows
         bound, shares = _least_beside(costs, a, b, allowed[b])
         if bound > allowed[a] * _SLACK:
@@ -106,7 +120,7 @@ def check_layers(layers: Sequence[Layer], board: Board, limits: Mapping[str, flo
             raise DoesNotFitError(
                 board,
                 f"needs at least {_needs(layers, shares, FIELDS[a], board, limits, ceil(bound))}{beside}{size if FIELDS[a] == 'bram18' else ''}",
-                TOO_SMALL,
+                elsewhere(board, _TOO_SMALL),
             )
 
 

@@ -15,7 +15,7 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Schedule
 from qfx.hardware.design.sequence import as_built
-from qfx.hardware.folding.least import Weights, check_blocks, check_layers, check_weights
+from qfx.hardware.folding.least import Weights, check_blocks, check_layers, check_weights, elsewhere
 from qfx.hardware.folding.memory import spilling
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import layers
@@ -143,7 +143,7 @@ def _remedy(graph: Graph, board: Board) -> str:
         check_layers(layers(base, board, {}), board, LIMITS)
     except DoesNotFitError as error:
         return error.remedy
-    return _OTHER_FOLDING
+    return elsewhere(board, _OTHER_FOLDING)
 
 
 def shallow_estimate(design: d.Design, board: Board) -> Estimate:

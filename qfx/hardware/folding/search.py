@@ -20,7 +20,7 @@ from qfx.hardware.cost.resources import FIELDS
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import OUT, Folding, Request, Schedule
-from qfx.hardware.folding.least import Weights, check_layers, check_weights
+from qfx.hardware.folding.least import Weights, check_layers, check_weights, elsewhere
 from qfx.hardware.folding.market import Market, vector
 from qfx.hardware.folding.memory import offchip
 from qfx.hardware.folding.option import Role
@@ -334,7 +334,7 @@ class _Search:
             return made.fitting
         last = self._make(self.market.smallest())
         fewer = len(last.estimate.over(LIMITS)) <= len(made.estimate.over(LIMITS))
-        check_fits(last.estimate if fewer else made.estimate, LIMITS, remedies=_NONE_FOUND)
+        check_fits(last.estimate if fewer else made.estimate, LIMITS, remedies=elsewhere(self.board, _NONE_FOUND))
         assert last.plan is not None  # or its estimate was over the limits
         return last.plan
 

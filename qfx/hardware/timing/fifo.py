@@ -149,7 +149,7 @@ def _keep_the_pace(design: d.Design, bounds: _Bounds, known: Ready) -> tuple[Dep
     tried: list[tuple[Depths, Timing]] = []
     for deep in bounds.stages:
         depths = {name: bounds.smooth[name] if name in deep else floor for name, floor in bounds.floor.items()} | bounds.ample
-        tried.append((depths, simulate(design, depths=depths, known=known)))
+        tried.append((depths, simulate(design, depths=depths, known=known, peaks_of=bounds.ample)))
         fastest = min(tried, key=lambda run: run[1].interval)
         if fastest[1].bottleneck.busy >= _ENOUGH * fastest[1].interval:
             break
@@ -162,7 +162,7 @@ def _tighten(design: d.Design, bounds: _Bounds, depths: Depths, timing: Timing, 
     filled = {name: max(bounds.floor[name], peaks[name]) for name in bounds.ample}
     tight = {name: min(depth, bounds.floor[name] + max(_SLACK, bounds.floor[name] // 8)) for name, depth in filled.items()}
     if tight != filled:
-        trial = simulate(design, depths=depths | tight, known=known)
+        trial = simulate(design, depths=depths | tight, known=known, peaks_of=())
         if trial.interval <= timing.interval:
             return depths | tight, trial
     return depths | filled, timing

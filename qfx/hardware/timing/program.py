@@ -36,6 +36,9 @@ REWIND = 1
 
 Places = npt.NDArray[np.int32]
 
+_FEW = 4
+"""Turns for one that reads or writes anything, from which on those are merged instead of looked for among all."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
@@ -55,6 +58,11 @@ class Program:
         """The turns that read or write anything, ascending, and which of them each word is read and written in."""
         ports = (*self.reads, *self.writes)
         size = 1 + max((int(turns[-1]) for turns in ports), default=0)
+        if ports and _FEW * sum(turns.size for turns in ports) < size:  # sorted runs, which a stable sort merges
+            merged = np.sort(np.concatenate(ports), kind="stable")
+            found = merged[np.flatnonzero(np.diff(merged, prepend=-1))]
+            reads, writes = ([np.searchsorted(found, turns).astype(np.int32) for turns in side] for side in (self.reads, self.writes))
+            return found, reads, writes
         active = np.zeros(size, dtype=np.bool_)
         for turns in ports:
             active[turns] = True

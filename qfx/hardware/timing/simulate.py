@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,7 @@ class Timing:
     """``interval``: cycles from frame to frame, of the last two frames simulated; ``steady``: the two before them were as far apart.
 
     ``latency``: cycles from reading the first word of the first frame until its last word has left. ``peaks``: the most words that each FIFO held, in
-    the order of the design's streams.
+    the order of the design's streams; 0 of those that were not asked for.
     """
 
     interval: int
@@ -104,9 +104,16 @@ def words(design: d.Design) -> int:
     return sum(stream.words for stream in design.streams)
 
 
-def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str, int] | None = None, known: Ready | None = None) -> Timing:
+def simulate(
+    design: d.Design,
+    frames: int | None = None,
+    *,
+    depths: Mapping[str, int] | None = None,
+    known: Ready | None = None,
+    peaks_of: Collection[str] | None = None,
+) -> Timing:
     """Run ``frames`` frames (at least 2; default: 3, more if they are small) through the design; ``depths`` overrides depths by stream name.
-    ``known``: ``ready`` of the design, or of one that has other depths.
+    ``known``: ``ready`` of the design, or of one that has other depths. ``peaks_of``: the FIFOs whose peaks are asked for (default: all).
 
     Raises DeadlockError if the design stops, ProjectError if its frame is longer than MAX_WORDS.
     """
@@ -118,7 +125,7 @@ def simulate(design: d.Design, frames: int | None = None, *, depths: Mapping[str
             remedy="fold less (raise PE and SIMD: fewer, wider words), or rely on the analysis alone",
         )
     count = max(2, frames) if frames is not None else min(max(3, _EFFORT // total), 16)
-    return _Simulation(design, count, dict(depths or {}), known).run()
+    return _Simulation(design, count, dict(depths or {}), known).run(peaks_of)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,9 +229,9 @@ class _Simulation:
         self.depths = {stream.name: min(depths.get(stream.name, stream.depth), stream.words * frames) for stream in design.streams}
         self.starts: list[d.IntArray] = []
 
-    def run(self) -> Timing:
+    def run(self, peaks_of: Collection[str] | None) -> Timing:
         self.advance()
-        return self._timing()
+        return self._timing(peaks_of)
 
     def advance(self) -> None:
         """All turns of all frames. Raises DeadlockError where they stop."""
@@ -276,7 +283,7 @@ class _Simulation:
             return _one_to_one(gaps, codes, plan.restart, self.frames, program_.latency, ins[0], outs[0], starts)
         return _many(gaps, codes, plan.restart, self.frames, program_.latency, ins, outs, starts)
 
-    def _timing(self) -> Timing:
+    def _timing(self, peaks_of: Collection[str] | None) -> Timing:
         frames, processes = self.frames, self.design.processes
         times = [starts.reshape(frames, -1) for starts in self.starts]
         wrote = {stream.name: (i, o) for i, process in enumerate(processes) for o, stream in enumerate(process.targets)}
@@ -289,6 +296,9 @@ class _Simulation:
         # A place is taken from the cycle of its word's write to that of its read. One FIFO after the other: all together take memory.
         peaks = []
         for stream in self.design.streams:
+            if peaks_of is not None and stream.name not in peaks_of:
+                peaks.append(0)
+                continue
             (writer, target), (reader, source) = wrote[stream.name], read[stream.name]
             came = times[writer][:, self.plans[writer].write_at[target]].ravel() + self.programs[writer].latency
             peaks.append(_peak(came, times[reader][:, self.plans[reader].read_at[source]].ravel()))

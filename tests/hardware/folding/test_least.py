@@ -24,6 +24,7 @@ from qfx.hardware.folding import search as fold
 from qfx.hardware.folding.least import BRAM18_BITS, LUT_BITS, Weights, check_layers, check_weights, weights_exceed
 from qfx.hardware.folding.options import layers
 from qfx.hardware.project.project import prepare
+from qfx.hardware.sequential.plan import plan as engine
 from qfx.hardware.timing.fifo import CHAIN_DEPTH, with_depths
 from qfx.ir.graph import Graph
 from qfx.ir.passes.loadable import make_loadable
@@ -184,3 +185,19 @@ def test_two_resources_that_exclude_each_other_are_named() -> None:
     with pytest.raises(ProjectError, match=r"needs at least \d+ DSP of 20 \(.*conv\d \d+.*\), even with as many LUT as may be used \(\d+\)"):
         check_layers(wide, small, LIMITS)
     check_layers(wide, replace(small, dsp=2000), LIMITS)
+
+
+def test_rows_that_the_chip_cannot_keep_go_to_the_engine() -> None:
+    """Wide frames: streaming designs are refused with what takes the room and where it goes; the engine keeps values in memory."""
+    narrow = Cast(scalar("ap_ufixed<8,4,AP_RND,AP_SAT>"))
+    graph = prepare(chain("wide", (16, 2, 16384), conv(0, 16, 16, 3, 3, pads=(1, 1)), narrow, conv(2, 8, 16, 3, 3, pads=(1, 1)), narrow))
+    small = replace(board("ultra96v2"), bram36=36)
+    for request in (Request(), Request(fit=True), Request(fit=True, memory="ddr")):
+        with pytest.raises(ProjectError, match="does not fit the Avnet Ultra96-V2: needs ") as caught:
+            fold.resolve(graph, small, request, clock_ns=5)
+        assert "values and weights in the board's memory (--style sequential" in caught.value.remedy
+    assert str(Weights.of(lower(graph, Schedule()))) == "the weights are 0.0 Mbit, the rows that windows keep 11.0 Mbit"
+    with pytest.raises(ProjectError) as caught:
+        fold.resolve(graph, replace(small, memory_gb_s=0.0), Request(fit=True), clock_ns=5)
+    assert "sequential" not in caught.value.remedy
+    assert not engine(graph, small, clock_ns=5).estimate.over(LIMITS)

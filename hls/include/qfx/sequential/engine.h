@@ -7,11 +7,6 @@
 #include "qfx/sequential/epilogue.h"
 #include "qfx/sequential/step.h"
 
-// What the memories of weights are built of: the engine's header says where, if they are shallow.
-#ifndef QFX_ENGINE_BIND_WEIGHTS
-#define QFX_ENGINE_BIND_WEIGHTS(name) QFX_BIND(name, RAM_S2P, BRAM)
-#endif
-
 namespace qfx {
 namespace sequential {
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
+from zlib import crc32
 
 import numpy as np
 
@@ -80,6 +81,11 @@ class FromMemory(Passing, Between):
             bits[:, : numbers * width] = ((codes[:, :, None] >> np.arange(width)) & 1).reshape(len(codes), -1)
             parts.append(np.packbits(bits, axis=1, bitorder="little").tobytes())
         return b"".join(parts)
+
+    @property
+    def crc(self) -> int:
+        """The checksum of ``contents``."""
+        return crc32(self.contents)
 
     @property
     def cycles(self) -> int:

@@ -21,7 +21,7 @@ from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, multiplier, raw, words
 from qfx.hardware.folding.memory import tilings
-from qfx.hardware.folding.option import Option, Role
+from qfx.hardware.folding.option import Options, Role
 from qfx.hardware.processes.process import Front, Setting, Stored
 from qfx.hardware.processes.traits import WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, memory, recurrence
@@ -150,9 +150,12 @@ class Tiles(WithEpilogue):
 
     @property
     def pause(self) -> int:
-        """Each of its loops runs empty before the next begins."""
+        return self.paused(self.latency)
+
+    def paused(self, latency: int) -> int:
+        """The pause with such a latency: each of its loops runs empty before the next begins."""
         loops_ = self.tiling.tiles * (2 if self.tiling.direct else 3 + (self.beside is not None))
-        return loops_ * self.latency + RESTART
+        return loops_ * latency + RESTART
 
     def turns(self) -> Turns:
         return _turns(self.tiling, self.beside is not None)
@@ -209,18 +212,29 @@ class Tiles(WithEpilogue):
         return (self.kept, self.sums, self.results, self.others, *self.tables)
 
     def logic(self, on: Device) -> Resources:
-        """The products and their sums in a turn, the sums of all pixels, the places of a window, and the epilogue of each lane."""
+        """The loops over a tile, the products and their sums in a turn, and the epilogue of each lane."""
+        return r.total([self.nest(), self.products(on), pieces.epilogue(self.epilogue, self.pe, on)])
+
+    def nest(self) -> Resources:
+        """The counters of its loops, the places of a window, and the sums of all pixels where they are registers: the same with any arithmetic."""
         h, w, oh, ow, kh, kw, *_ = self.tiling.plane
-        x, weight, acc = self.input.type, self.weights.type, self._total.width
-        lanes = self.pe * self.simd
-        depth = max(self.kept.depth, 2).bit_length()
-        found = [r.handshake(1 + len(self.sources), self.latency)]
-        found += [r.counter(count) for count in (h, w, self.tiling.chunks) if count > 1]
+        acc, depth = self._total.width, max(self.kept.depth, 2).bit_length()
+        found = [r.counter(count) for count in (h, w, self.tiling.chunks) if count > 1]
         nest = (oh // self.tiling.rows, self.tiling.fold, kh, kw, self.tiling.chunks // self.tiling.groups, self.tiling.rows, ow)
         found += [r.counter(count) for count in nest if count > 1]
         found += [r.adder(depth)] * (self.tiling.groups > 1)
         found += [r.adder(depth)] * 4 + [r.comparison(max(h, w).bit_length() + 1)] * 4  # the place of a tap, and whether it lies in the frame
         found += [r.multiplexer(2, self.input.bits)] if kh * kw > 1 else []
+        found.append((r.adder(acc) if self.tiling.turns > 1 else Resources(ff=acc)) * self.pe)
+        if not self.sums.depth and self.tiling.pixels > 1:
+            found.append(Resources(ff=acc * self.pe * self.tiling.pixels))
+        return r.total(found)
+
+    def products(self, on: Device) -> Resources:
+        """The handshake, the products of a turn and their sums: the same with any rows."""
+        x, weight = self.input.type, self.weights.type
+        lanes = self.pe * self.simd
+        found = [r.handshake(1 + len(self.sources), self.latency), Resources(ff=self.simd * x.width + lanes * weight.width)]
         if dsp.sums(self.arithmetic):
             between, packed, other = self._roles
             found.append(Products(self.pe, self.simd, other, between, packed, False, self.acc.width).take(self.arithmetic, on))
@@ -228,11 +242,7 @@ class Tiles(WithEpilogue):
             factors = (x.width + (not x.signed), weight.width + (not weight.signed))
             found.append(r.product(*factors, self.arithmetic, on) * lanes)
             found.append(r.adder_tree(self.simd, min(sum(factors), self.acc.width), self.acc.width) * self.pe)
-        found.append((r.adder(acc) if self.tiling.turns > 1 else Resources(ff=acc)) * self.pe)
-        if not self.sums.depth and self.tiling.pixels > 1:
-            found.append(Resources(ff=acc * self.pe * self.tiling.pixels))
-        found.append(Resources(ff=self.simd * x.width + lanes * weight.width))
-        return r.total([*found, pieces.epilogue(self.epilogue, self.pe, on)])
+        return r.total(found)
 
     # Constants.
 
@@ -298,7 +308,7 @@ class Tiles(WithEpilogue):
     def limit(self, setting: Setting) -> str:
         return "it goes over a tap and a pixel of its result a cycle, and over as many weights as words of them can hold"
 
-    def options(self, setting: Setting) -> list[Option]:
+    def options(self, setting: Setting) -> Options:
         return tilings.options(self, setting)
 
 
@@ -314,11 +324,12 @@ def _turns(tiling: Tiling, beside: bool) -> Turns:
             turn += results
         loads.append(turn + np.arange(count, dtype=np.int64))
         turn += count
-        body = turn + np.arange(tiling.weights * tiling.pixels, dtype=np.int64).reshape(tiling.fold, -1, tiling.pixels)
-        weights.append(body[:, :, 0].flatten())
-        turn += body.size
+        each = turn + np.arange(tiling.weights, dtype=np.int64) * tiling.pixels
+        weights.append(each)
+        turn += tiling.weights * tiling.pixels
         if tiling.direct:
-            writes.append(body[:, -1, :].flatten())
+            lasts = each.reshape(tiling.fold, -1)[:, -1:]
+            writes.append((lasts + np.arange(tiling.pixels, dtype=np.int64)).flatten())
         else:
             writes.append(turn + np.arange(results, dtype=np.int64))
             turn += results
