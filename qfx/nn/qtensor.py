@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qfx.errors import ExactnessError
@@ -52,6 +53,8 @@ class QTensor:
         """The values: float32 where that holds the interval exactly, else float64. Differentiable."""
         if self.is_plain:
             return self.value
+        if not self._is_recorded:
+            return self._carried_out().to(dtype_of(self.interval, self.value.dtype))
         result = self.value.double()
         if self.scale is not None:
             with keeping({} if result is self.value else {result: self.value.double}):
@@ -65,6 +68,24 @@ class QTensor:
         if self.upper is not None:
             result = torch.where(result < self.upper, result, self.upper)
         return result.to(dtype_of(self.interval, self.value.dtype))
+
+    @property
+    def _is_recorded(self) -> bool:
+        parts = (self.value, self.scale, self.shift, self.addend)
+        return torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
+
+    def _carried_out(self) -> Tensor:
+        """``tensor()`` as float64 where autograd does not look: the same operations on one tensor, written over."""
+        result = self.value.to(torch.float64, copy=True)
+        if self.scale is not None:
+            result.mul_(_per_channel(self.scale, result))
+        if self.shift is not None:
+            result.add_(_per_channel(self.shift, result))
+        if self.addend is not None:
+            result.add_(self.addend)
+        if self.negative_slope != 1.0:
+            F.leaky_relu_(result, self.negative_slope)
+        return result if self.upper is None else torch.where(result < self.upper, result, self.upper)
 
     def operands(self) -> tuple[Tensor, dict[Tensor, Callable[[], Tensor]]]:
         """``value`` in the dtype that a Cast computes in, and what makes this or the addend again where a backward pass need not keep it."""
