@@ -3,13 +3,17 @@ out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qfx.errors import ExactnessError
 from qfx.fixed.arith import Bounds
+from qfx.nn.casts.lean import LARGE, keeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,8 @@ class QTensor:
     ``act(v)`` is v for v >= 0 and ``v * negative_slope`` otherwise (1.0: no activation). ``scale`` and ``shift`` have one entry per channel, or
     one for all. ``interval`` bounds the whole expression and names its grid, or that of each channel. Keeping the expression lets the Cast that ends
     it run in one pass over memory, in registers wide enough to be exact; ``tensor()`` carries it out where no Cast follows.
+
+    ``again`` makes the addend once more, the same numbers, of what is alive anyway: so that a backward pass need not keep it.
     """
 
     value: Tensor
@@ -28,6 +34,7 @@ class QTensor:
     addend: Tensor | None = None
     negative_slope: float = 1.0
     upper: float | None = None
+    again: Callable[[], Tensor] | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -46,9 +53,12 @@ class QTensor:
         """The values: float32 where that holds the interval exactly, else float64. Differentiable."""
         if self.is_plain:
             return self.value
+        if not self._is_recorded:
+            return self._carried_out().to(dtype_of(self.interval, self.value.dtype))
         result = self.value.double()
         if self.scale is not None:
-            result = result * _per_channel(self.scale, result)
+            with keeping({} if result is self.value else {result: self.value.double}):
+                result = result * _per_channel(self.scale, result)
         if self.shift is not None:
             result = result + _per_channel(self.shift, result)
         if self.addend is not None:
@@ -58,6 +68,39 @@ class QTensor:
         if self.upper is not None:
             result = torch.where(result < self.upper, result, self.upper)
         return result.to(dtype_of(self.interval, self.value.dtype))
+
+    @property
+    def _is_recorded(self) -> bool:
+        parts = (self.value, self.scale, self.shift, self.addend)
+        return torch.is_grad_enabled() and any(part is not None and part.requires_grad for part in parts)
+
+    def _carried_out(self) -> Tensor:
+        """``tensor()`` as float64 where autograd does not look: the same operations on one tensor, written over."""
+        result = self.value.to(torch.float64, copy=True)
+        if self.scale is not None:
+            result.mul_(_per_channel(self.scale, result))
+        if self.shift is not None:
+            result.add_(_per_channel(self.shift, result))
+        if self.addend is not None:
+            result.add_(self.addend)
+        if self.negative_slope != 1.0:
+            F.leaky_relu_(result, self.negative_slope)
+        return result if self.upper is None else torch.where(result < self.upper, result, self.upper)
+
+    def operands(self) -> tuple[Tensor, dict[Tensor, Callable[[], Tensor]]]:
+        """``value`` in the dtype that a Cast computes in, and what makes this or the addend again where a backward pass need not keep it."""
+        value, addend = self.value, self.addend
+        if addend is None:
+            return value, {}
+        made = {} if self.again is None else {addend: self.again}
+        if value.dtype is not torch.float32 or addend.dtype is not torch.float64:
+            return value, made
+        wide = value.double()
+        return wide, {**made, wide: value.double}
+
+    def pending(self) -> dict[str, Any]:
+        """What is still to be done to the value, by the names that ``qfx.fixed.kernel.quantize`` has for it."""
+        return {"scale": self.scale, "shift": self.shift, "addend": self.addend, "negative_slope": self.negative_slope, "upper": self.upper}
 
     def plain(self) -> QTensor:
         """The same numbers with nothing left to do."""
@@ -80,7 +123,13 @@ class QTensor:
         first, second = (other, self) if self.is_plain else (self, other)  # the one that still has work to do keeps it
         if first.addend is not None or first._has_activation:
             first = first.plain()
-        return QTensor(first.value, interval, first.scale, first.shift, second.tensor())
+        return QTensor(first.value, interval, first.scale, first.shift, second.tensor(), again=second._made_again())
+
+    def _made_again(self) -> Callable[[], Tensor] | None:
+        """What gives ``tensor()`` once more, where that needs less memory than to keep it."""
+        if self.is_plain or self.addend is not None or self.value.dtype is torch.float64 or self.value.numel() < LARGE:
+            return None
+        return self.tensor
 
     def negated(self) -> QTensor:
         return QTensor(-self.tensor(), -self.interval)
@@ -95,12 +144,12 @@ class QTensor:
 
     def _sloped(self, negative_slope: float, interval: Bounds) -> QTensor:
         source = self.plain() if self._has_activation else self
-        return QTensor(source.value, interval, source.scale, source.shift, source.addend, negative_slope)
+        return QTensor(source.value, interval, source.scale, source.shift, source.addend, negative_slope, None, source.again)
 
     def clipped_relu(self, upper: float, interval: Bounds, *, where: str = "") -> QTensor:
         """min(max(x, 0), upper)."""
         clipped = self.relu(0.0, interval, where=where)
-        return QTensor(clipped.value, interval, clipped.scale, clipped.shift, clipped.addend, 0.0, upper)
+        return QTensor(clipped.value, interval, clipped.scale, clipped.shift, clipped.addend, 0.0, upper, clipped.again)
 
 
 def dtype_of(interval: Bounds, at_least: torch.dtype = torch.float32, *, where: str = "") -> torch.dtype:

@@ -18,6 +18,7 @@ from qfx.nn.casts import digit_words, intervals, near, quick, told, type_codes, 
 from qfx.nn.casts.digits import Numbers, few_digits, leaves_out, numbers_of, project
 from qfx.nn.casts.known import Known as _Known
 from qfx.nn.casts.known import Tensors, equal
+from qfx.nn.casts.lean import keeping
 from qfx.nn.casts.word_length import Words
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
@@ -284,22 +285,11 @@ class Quantizer(FixedLayer):
         width, integer, mode = self._width(point), self.learned_ints, self.mode
         if leaves_out(self.spec, mode.signed):
             value = self._projected(x.tensor() if isinstance(x, QTensor) else x, frac_bits, width)
-        elif isinstance(x, QTensor):
-            value = quantize(
-                x.value,
-                frac_bits,
-                width,
-                mode,
-                int_bits=integer,
-                scale=x.scale,
-                shift=x.shift,
-                addend=x.addend,
-                negative_slope=x.negative_slope,
-                upper=x.upper,
-                frac_grad_scale=self.frac_grad_scale,
-            )
         else:
-            value = quantize(x, frac_bits, width, mode, int_bits=integer, frac_grad_scale=self.frac_grad_scale)
+            given = x if isinstance(x, QTensor) else QTensor(x, _UNIT)
+            wide, made = given.operands()
+            with keeping(made):
+                value = quantize(wide, frac_bits, width, mode, int_bits=integer, frac_grad_scale=self.frac_grad_scale, **given.pending())
         if self.training and (fixed := self._buffers.get("range_fixed")) is not None and not fixed:
             self.widen(x)  # after the forward, as statistics move
         return self._result(value, point, width, mode)

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 @click.option(
     "--trials", type=click.IntRange(min=1), default=None, help="Look at so many cells, chosen by Optuna from what it has seen  [default: all]."
 )
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes here that share the work.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Processes that share the work, here or on the cluster  [default: 1; one a Dask worker].",
+)
+@click.option("--dask", default="", metavar="ADDRESS", help="The scheduler of a Dask cluster, such as tcp://host:8786, whose workers do the work.")
 @click.option("--storage", default="", help="The database: a SQLite file, or a URL as Optuna takes it  [default: OUTPUT/sweep.db].")
 @click.option("--study", default="qfx", show_default=True, help="The name of the study in the database.")
 @click.option("--joins", is_flag=True, help="Help with a sweep that was started elsewhere: work until nothing is left, no table.")
@@ -53,7 +59,8 @@ def sweep(
     passes: str,
     cost: CostName,
     trials: int | None,
-    workers: int,
+    workers: int | None,
+    dask: str,
     storage: str,
     study: str,
     joins: bool,
@@ -82,15 +89,15 @@ def sweep(
     subject = Subject(
         model, "" if checkpoint is None else str(checkpoint), str(data), str(evaluation), passes, cost, seed, batch, 0 if samples is None else samples
     )
-    again = [sys.executable, "-m", "qfx.cli", "sweep", *_without([word for word in sys.argv[2:] if word != "--force"], "--workers"), "--workers", "1"]
-    sys.exit(execute(Request(subject, space, output, storage, study, trials, workers, joins, as_json, force), again))
+    again = ["sweep", *_without([word for word in sys.argv[2:] if word != "--force"], "--workers", "--dask")]
+    sys.exit(execute(Request(subject, space, output, storage, study, trials, workers, dask, joins, as_json, force), again))
 
 
-def _without(arguments: list[str], option: str) -> list[str]:
-    """The command line without an option of one value."""
+def _without(arguments: list[str], *options: str) -> list[str]:
+    """The command line without some options of one value."""
     kept, skip = [], False
     for argument in arguments:
-        if not skip and argument != option and not argument.startswith(f"{option}="):
+        if not skip and argument.partition("=")[0] not in options:
             kept.append(argument)
-        skip = argument == option
+        skip = not skip and argument in options
     return kept

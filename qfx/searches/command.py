@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from qfx.cli.telling import telling
 from qfx.errors import ProjectError
 from qfx.files import writing
 from qfx.searches.cells import NONE, Cell, Space
-from qfx.searches.study import Row, Sweep, forget, front
+from qfx.searches.pool import Dask, Here, Pool
+from qfx.searches.study import Row, Sweep, forget, front, is_file
 from qfx.searches.work import Loaded, Measured, Subject
 from qfx.training.budget.plot import plot_fronts
 from qfx.watch.log import FILE, Log
@@ -37,28 +39,26 @@ class Request:
     storage: str
     study: str
     trials: int | None
-    workers: int
+    workers: int | None
+    dask: str
     joins: bool
     as_json: bool
     force: bool
 
 
 def execute(request: Request, again: list[str]) -> int:
-    """Work, and tell of it. ``again``: the command line of a worker that helps. Returns the exit code. Raises QfxError for bad input."""
+    """Work, and tell of it. ``again``: the arguments of a worker that helps. Returns the exit code. Raises QfxError for bad input."""
     use_current_folder()
     request.output.mkdir(parents=True, exist_ok=True)
     storage = request.storage or str(request.output / "sweep.db")
-    if request.force and not request.joins:
-        forget(storage, request.study)
-        (request.output / FILE).unlink(missing_ok=True)  # what it tells is forgotten, too
-    log = Log(request.output)  # for `qfx watch`: every worker adds its lines
-    sweep = Sweep(storage, request.study, request.space, _fingerprint(request), request.trials, request.subject.seed)
-    with telling("reading the model and the data", after_s=0.0) as bars:
-        loaded = Loaded.of(request.subject)
-        if not request.joins:
-            sweep.begin()
-        others = [subprocess.Popen([*again, "--joins"], stdout=subprocess.DEVNULL) for _ in range(request.workers - 1)]
-        try:
+    with closing(_pool(request, again, is_file(storage))) as pool:
+        if request.force and not request.joins:
+            forget(storage, request.study)
+            (request.output / FILE).unlink(missing_ok=True)  # what it tells is forgotten, too
+        log = Log(request.output)  # for `qfx watch`: every worker adds its lines
+        sweep = Sweep(storage, request.study, request.space, _fingerprint(request), request.trials, request.subject.seed)
+        with telling("reading the model and the data", after_s=0.0) as bars:
+            loaded = Loaded.of(request.subject)
 
             def measure(cell: Cell) -> Measured:
                 began = time.monotonic()
@@ -70,18 +70,39 @@ def execute(request: Request, again: list[str]) -> int:
                 bars("cells", done, total)
                 log("cells", done, total)
 
+            _share(sweep, pool, measure, tell, joins=request.joins)
+    return 0 if request.joins else _tell(sweep.rows(), request)
+
+
+def _pool(request: Request, again: list[str], file: bool) -> Pool:
+    helper = [*again, "--joins"]
+    return Dask(request.dask, helper, request.workers, file) if request.dask else Here(helper, (request.workers or 1) - 1)
+
+
+def _share(sweep: Sweep, pool: Pool, measure: Callable[[Cell], Measured], tell: Callable[[int, int], None], *, joins: bool) -> None:
+    """All cells, by the pool's helpers, and by this process where the pool works here. Unless it only ``joins``, a cell that a helper lost is in line
+    again, as long as helpers get on. Raises ProjectError if one fails."""
+    later = "the same command goes on with what is left"
+    if not joins:
+        sweep.begin(pool.gone)
+    while True:
+        before = sweep.progress(sweep.rows())
+        pool.start()
+        if pool.works:
             sweep.work(measure, tell)
-            failed = [worker.wait() for worker in others]
-        finally:
-            for worker in others:
-                worker.terminate()
-                worker.wait()
-    if request.joins:
-        return 0
-    if any(failed):
-        what = f"{sum(map(bool, failed))} of {len(others)} workers that were started ended with an error"
-        raise ProjectError(what, where="qfx sweep", remedy="see above; the same command goes on with what is left")
-    return _tell(sweep.rows(), request)
+        failed = pool.wait(lambda: tell(*sweep.progress(sweep.rows())))
+        if failed:
+            raise ProjectError(f"{len(failed)} of the workers that were started failed: {failed[0]}", where="qfx sweep", remedy=later)
+        if joins:
+            return
+        sweep.begin(pool.gone)
+        rows = sweep.rows()
+        tell(*sweep.progress(rows))
+        left = sum(row.state == "waiting" for row in rows)
+        if not left:
+            return
+        if sweep.progress(rows) == before:
+            raise ProjectError(f"{left} cells are left, and no worker takes any", where="qfx sweep", remedy=later)
 
 
 def _tell(rows: list[Row], request: Request) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qfx.errors import DataError, QfxError
 from qfx.searches.cells import Cell, Space
+from qfx.searches.pool import gone_here, name_here
 
 if TYPE_CHECKING:
     import optuna
@@ -52,7 +52,7 @@ class Sweep:
         url = _url(storage)
         sampler = optuna.samplers.TPESampler(seed=seed + os.getpid() if trials else seed)
         try:
-            database = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None)
+            database = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if is_file(storage) else None)
             self._study = optuna.create_study(
                 storage=database, study_name=name, directions=["maximize", "minimize"], sampler=sampler, load_if_exists=True
             )
@@ -66,11 +66,11 @@ class Sweep:
             what = f"the study {name!r} is about another model, other data, other cells or other options"
             raise DataError(what, where=storage, remedy="give the options that it was started with, or a --study of another name")
 
-    def begin(self) -> None:
-        """Put every cell that nobody has or does in line, those of workers of this machine that are gone, too."""
+    def begin(self, gone: Callable[[set[str]], set[str]] = gone_here) -> None:
+        """Put every cell that nobody has or does in line, also those of workers that are gone: of workers by name ``gone`` gives those."""
         from optuna.trial import TrialState
 
-        for number in self._left():
+        for number in self._left(gone):
             self._study.tell(number, state=TrialState.FAIL)
         if self._trials is not None:
             return
@@ -79,9 +79,8 @@ class Sweep:
             if cell not in present:
                 self._study.enqueue_trial(asdict(cell), user_attrs={_CELL: cell.name})
 
-    def _left(self) -> list[int]:
-        """The trials under way that nobody works on: their worker, a process of this machine, is gone, or was ended before it said its name, which
-        follows at once."""
+    def _left(self, gone: Callable[[set[str]], set[str]]) -> list[int]:
+        """The trials under way that nobody works on: their worker is gone, or was ended before it said its name, which follows at once."""
         from optuna.trial import TrialState
 
         nameless: set[int] | None = None
@@ -91,7 +90,8 @@ class Sweep:
             without = {trial.number for trial in trials if _WORKER not in trial.user_attrs}
             nameless = without if nameless is None else nameless & without  # what begins meanwhile has its own time
             if not nameless or time.monotonic() > deadline:
-                return [trial.number for trial in trials if trial.number in nameless or _is_gone(trial)]
+                ended = gone({str(trial.user_attrs[_WORKER]) for trial in trials if _WORKER in trial.user_attrs})
+                return [trial.number for trial in trials if trial.number in nameless or trial.user_attrs.get(_WORKER) in ended]
             time.sleep(0.1)
 
     def work(self, measure: Callable[[Cell], Measured], tell: Callable[[int, int], None]) -> None:
@@ -102,8 +102,7 @@ class Sweep:
         finished = (TrialState.COMPLETE, TrialState.FAIL)
         while True:
             rows = self.rows()
-            total = self._trials or len(tuple(self._space))
-            tell(sum(row.state in ("done", "refused") for row in rows), total)
+            tell(*self.progress(rows))
             if self._trials is not None:
                 if len(self._study.get_trials(deepcopy=False, states=finished)) >= self._trials:
                     return
@@ -113,23 +112,37 @@ class Sweep:
             if self._trials is None and _CELL not in trial.user_attrs:  # another worker was faster, and this one came from the sampler
                 self._study.tell(trial, state=TrialState.FAIL)
                 return
-            trial.set_user_attr(_WORKER, f"{socket.gethostname()}:{os.getpid()}")
-            cell = Cell(**{field: trial.suggest_categorical(field, list(values)) for field, values in self._space.choices().items()})
-            known = next((row for row in rows if row.cell == cell and row.state == "done"), None)
-            if known is not None:
-                self._study.tell(trial, [known.accuracy, known.cost])
-                continue
-            try:
-                found = measure(cell)
-            except QfxError as error:
-                trial.set_user_attr(_REFUSED, str(error))
-                self._study.tell(trial, state=TrialState.FAIL)
-                continue
-            except BaseException:
+            with contextlib.suppress(*_taken()):
+                self._measured(trial, rows, measure)
+
+    def _measured(self, trial: optuna.Trial, rows: list[Row], measure: Callable[[Cell], Measured]) -> None:
+        """One trial. Raises ``_taken`` where another worker was given the same one at the same moment (SQLite locks no rows) and is done with it: its
+        numbers are the same, so the first that tells counts."""
+        from optuna.trial import TrialState
+
+        trial.set_user_attr(_WORKER, name_here())
+        fields: dict[str, Any] = {field: trial.suggest_categorical(field, list(values)) for field, values in self._space.choices().items()}
+        cell = Cell(**fields)
+        known = next((row for row in rows if row.cell == cell and row.state == "done"), None)
+        if known is not None:
+            self._study.tell(trial, [known.accuracy, known.cost])
+            return
+        try:
+            found = measure(cell)
+        except QfxError as error:
+            trial.set_user_attr(_REFUSED, str(error))
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        except BaseException:
+            with contextlib.suppress(*_taken()):
                 self._study.tell(trial, state=TrialState.FAIL)  # in line again when the sweep goes on
-                raise
-            trial.set_user_attr("float_accuracy", found.float_accuracy)
-            self._study.tell(trial, [found.accuracy, found.cost])
+            raise
+        trial.set_user_attr("float_accuracy", found.float_accuracy)
+        self._study.tell(trial, [found.accuracy, found.cost])
+
+    def progress(self, rows: list[Row]) -> tuple[int, int]:
+        """How many cells are done, and of how many."""
+        return sum(row.state in ("done", "refused") for row in rows), self._trials or len(tuple(self._space))
 
     def rows(self) -> list[Row]:
         """What there is of each cell, in the order of the space."""
@@ -166,6 +179,11 @@ def forget(storage: str, name: str) -> None:
         optuna.delete_study(study_name=name, storage=_url(storage))
 
 
+def is_file(storage: str) -> bool:
+    """Whether the database is a file, which is for one machine."""
+    return _url(storage).startswith("sqlite")
+
+
 def _url(storage: str) -> str:
     return storage if "://" in storage else f"sqlite:///{Path(storage).resolve()}"
 
@@ -175,20 +193,10 @@ def _cell_of(trial: optuna.trial.FrozenTrial) -> Cell | None:
     return Cell(**fields) if len(fields) == len(Cell.__slots__) else None
 
 
-def _is_gone(trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether its worker was a process of this machine that has ended."""
-    host, _, process = str(trial.user_attrs.get(_WORKER, "")).rpartition(":")
-    return host == socket.gethostname() and not _lives(int(process))
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _taken() -> tuple[type[Exception], ...]:
+    """What Optuna raises for a trial that somebody has finished already; nothing of its own in early versions."""
+    found = getattr(_optuna().exceptions, "UpdateFinishedTrialError", None)
+    return () if found is None else (found,)
 
 
 def _optuna() -> Any:

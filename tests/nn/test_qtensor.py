@@ -125,3 +125,29 @@ def test_results_are_as_wide_as_they_need_to_be() -> None:
         QTensor(torch.ones(1), wide).add(QTensor(torch.ones(1), Interval(-1, 1, 20)))
     with pytest.raises(ExactnessError):
         QTensor(torch.ones(1, 1), X).affine(torch.ones(1), None, Interval(0, 1 << 60, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_what_is_not_recorded_has_the_same_bits(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    """One tensor written over, where nobody asks for gradients: the numbers, signs of zeros and layout of the recorded way; the value stays."""
+    generator = torch.Generator().manual_seed(0)
+    x, z = (torch.randn(3, 4, 5, 6, generator=generator) for _ in range(2))
+    x[0, 0, 0, 0], x[0, 1, 0, 0] = 0.0, -0.0
+    x, z = x.to(dtype).contiguous(memory_format=memory_format), z.to(dtype)
+    scale, shift = torch.randn(4, generator=generator).double(), torch.randn(4, generator=generator)
+    wide = Interval(-(1 << 40), 1 << 40, 20)
+    for a in (None, scale, torch.tensor(2.0)):
+        for b in (None, shift):
+            for addend in (None, z):
+                for slope, upper in ((1.0, None), (0.0, None), (0.125, None), (0.0, 0.5)):
+                    given, recorded = x.clone(), x.clone().requires_grad_()
+                    found = QTensor(given, wide, a, b, addend, slope, upper).tensor()
+                    expected = QTensor(recorded, wide, a, b, addend, slope, upper).tensor().detach()
+                    assert found.dtype is expected.dtype
+                    assert found.stride() == expected.stride()
+                    assert torch.equal(found, expected)
+                    assert torch.equal(found.signbit(), expected.signbit())
+                    assert torch.equal(given, x)
+                    with torch.no_grad():
+                        assert torch.equal(QTensor(recorded, wide, a, b, addend, slope, upper).tensor(), expected)

@@ -14,7 +14,7 @@ import qfx
 import qfx.ptq
 from qfx import Recipe, Spec
 from qfx.errors import QfxError
-from qfx.nn.layers.products.lean import LARGE
+from qfx.nn.casts.lean import LARGE
 from qfx.ptq import fold_batch_norm
 from qfx.ptq.float_reference import float_reference, reference_of
 

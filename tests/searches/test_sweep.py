@@ -22,6 +22,7 @@ from qfx.errors import DataError, RecipeError
 from qfx.searches import study
 from qfx.searches.cells import NONE, Cell, Space, word_lengths
 from qfx.searches.cli import _without
+from qfx.searches.pool import gone_here
 from qfx.searches.study import Row, Sweep, front
 from qfx.searches.work import Measured
 from qfx.watch import runs as watch
@@ -147,6 +148,33 @@ def test_workers_share_the_cells(tmp_path: Path) -> None:
     assert len(seen) == 4
 
 
+def test_two_workers_that_were_given_the_same_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a database without locks on rows may do. Both compute the same, and the first that tells counts."""
+    import optuna
+
+    first, second = sweep(tmp_path), sweep(tmp_path)
+    first.begin()
+    asked, ask = [], second._study.ask
+
+    def as_the_first() -> Any:
+        asked.append(first._study.trials[0])
+        return optuna.trial.Trial(second._study, asked[0]._trial_id) if len(asked) == 1 else ask()
+
+    monkeypatch.setattr(second._study, "ask", as_the_first)
+    seen: list[Cell] = []
+
+    def one_in_the_other(cell: Cell) -> Measured:
+        seen.append(cell)
+        if len(seen) == 1:
+            second.work(one_in_the_other, lambda done, total: None)
+        return measured(cell)
+
+    first.work(one_in_the_other, lambda done, total: None)
+    assert len(seen) == 5
+    assert seen[0] == seen[1]
+    assert [row.state for row in first.rows()] == ["done"] * 4
+
+
 def test_an_error_that_is_nobodys_leaves_the_cell_in_line(tmp_path: Path) -> None:
     def broken(cell: Cell) -> Measured:
         raise MemoryError
@@ -179,7 +207,7 @@ def test_a_worker_that_begins_meanwhile_keeps_its_cell(tmp_path: Path, monkeypat
     left = one._study.ask()  # its process ends here
     begun: list[int] = []
     monkeypatch.setattr(study.time, "sleep", lambda _: begun.append(two._study.ask().number) if not begun else None)
-    assert sweep(tmp_path)._left() == [left.number]
+    assert sweep(tmp_path)._left(gone_here) == [left.number]
     assert begun
 
 
@@ -206,4 +234,5 @@ def test_bad_word_lengths_are_refused() -> None:
 
 
 def test_a_worker_gets_the_command_line_without_workers() -> None:
-    assert _without(["--model", "m", "--workers", "3", "-o", "x", "--workers=2"], "--workers") == ["--model", "m", "-o", "x"]
+    given = ["--model", "m", "--workers", "3", "--dask", "tcp://host:8786", "-o", "x", "--workers=2"]
+    assert _without(given, "--workers", "--dask") == ["--model", "m", "-o", "x"]

@@ -16,13 +16,13 @@ from qfx.nn.accumulator import Accumulating, accumulating
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.casts import near, quick, told
 from qfx.nn.casts.digits import leaves_out
+from qfx.nn.casts.lean import LARGE, keeping, unchanged
 from qfx.nn.casts.room import make_room, question
 from qfx.nn.casts.sparse import weight_cast
 from qfx.nn.clipped import Clipped
 from qfx.nn.fixed_layer import Own, Steps, Traits, constant
 from qfx.nn.layers.batch_norm import FoldedNorm, QFoldedBatchNorm, signed_spec
 from qfx.nn.layers.products.computing import Computing
-from qfx.nn.layers.products.lean import LARGE, keeping, unchanged
 from qfx.nn.layers.products.weights import Form, Weights
 from qfx.nn.qtensor import QTensor, check_float64
 from qfx.nn.quantizer import Quantizer, finest

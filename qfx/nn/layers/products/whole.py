@@ -16,7 +16,7 @@ from qfx.fixed.arith import Bounds
 from qfx.fixed.recorded import recorded
 from qfx.nn.backends import refuse_inexact
 from qfx.nn.casts import quick, room, told
-from qfx.nn.layers.products.lean import LARGE, hooked
+from qfx.nn.casts.lean import LARGE, hooked
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 

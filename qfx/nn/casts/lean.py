@@ -1,4 +1,4 @@
-"""What a product keeps for its backward pass: nothing that can be made again of what is alive anyway, with the same bits.
+"""What a product or a cast keeps for its backward pass: nothing that can be made again of what is alive anyway, with the same bits.
 
 Autograd would keep the cast weight beside the float one, and where float32 cannot hold the sums both operands once more as float64: of networks with
 large weights more than all that they compute with. Made again they cost next to nothing beside the product.

@@ -1,0 +1,235 @@
+"""Who helps with a sweep: processes of this machine, or of a Dask cluster's. All run one command line, ``qfx sweep ... --joins``, which takes
+cells from the database until none is left; what starts such processes knows nothing of cells.
+
+A helper is always a process of its own. Exact arithmetic switches settings of torch that belong to a process, so it does not share one with
+the threads of a Dask worker; and the name of a process tells later whether what it had begun is still under way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from qfx.errors import DataError, ProjectError
+
+_ANSWER_S = 15.0
+"""How long a scheduler may take to answer."""
+
+_LOOK_S = 0.5
+_GRACE_S = 5.0
+_WORDS = 2000
+"""The end of what a helper wrote to standard error that goes into an error."""
+
+
+class Pool(Protocol):
+    """Helpers that run one command line. ``works``: whether the process that asks for them takes cells, too."""
+
+    works: bool
+
+    def start(self) -> None:
+        """Start them all, once more if they have ended."""
+
+    def wait(self, tell: Callable[[], None]) -> list[str]:
+        """Wait until all have ended, and ``tell`` meanwhile. Why some failed, a text each."""
+
+    def gone(self, helpers: set[str]) -> set[str]:
+        """Those of the helpers (``name_here``) that are known to have ended."""
+
+    def close(self) -> None:
+        """End those that still run."""
+
+
+class Here:
+    """``count`` processes of this machine."""
+
+    works = True
+
+    def __init__(self, command: Sequence[str], count: int) -> None:
+        self._command, self._count = [sys.executable, "-m", "qfx.cli", *command], count
+        self._helpers: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        self._helpers = [subprocess.Popen(self._command, stdout=subprocess.DEVNULL) for _ in range(self._count)]
+
+    def wait(self, tell: Callable[[], None]) -> list[str]:
+        codes = [helper.wait() for helper in self._helpers]
+        return [f"ended with {code}, see above" for code in codes if code]
+
+    def gone(self, helpers: set[str]) -> set[str]:
+        return gone_here(helpers)
+
+    def close(self) -> None:
+        for helper in self._helpers:
+            helper.terminate()
+            helper.wait()
+
+
+class Dask:
+    """``count`` helpers on the workers of the Dask cluster whose scheduler is at ``address``; None: one for each that it has now. They start in this
+    folder, which all of its machines must see; a database in a file is for one machine.
+
+    Raises DataError if distributed is not installed, nobody answers there, or its machines cannot help."""
+
+    works = False
+
+    def __init__(self, address: str, command: Sequence[str], count: int | None, file: bool) -> None:
+        self._distributed = distributed = _distributed()
+        self._address, self._command = address, list(command)
+        try:
+            self._client = distributed.Client(address, timeout=_ANSWER_S)
+        except (OSError, TimeoutError, ValueError) as error:  # of connecting, and of an address that is none
+            why = str(error).splitlines()[0] if str(error) else "no answer"
+            raise DataError(f"no Dask scheduler answers: {why}", where=f"--dask {address}", remedy="start one: dask scheduler") from None
+        try:
+            self._hosts = set(self._ask(set()))
+            self._count = count or len(self._client.nthreads())
+            if not self._count:
+                raise DataError("the scheduler has no workers", where=f"--dask {address}", remedy=f"start some: dask worker {address}")
+            elsewhere = sorted(self._hosts - {socket.gethostname()})
+            if file and elsewhere:
+                remedy = "give a database that all reach: --storage postgresql://..."
+                raise DataError(
+                    f"a database in a file is for one machine, and these have workers: {', '.join(elsewhere)}", where="--storage", remedy=remedy
+                )
+            self._stop = distributed.Event(f"qfx-sweep-{uuid.uuid4().hex}", client=self._client)
+        except BaseException:
+            self._client.close()
+            raise
+        self._futures: list[Any] = []
+
+    def start(self) -> None:
+        folder = str(Path.cwd())
+        self._futures = [self._client.submit(_help, self._command, folder, self._stop.name, pure=False) for _ in range(self._count)]
+
+    def wait(self, tell: Callable[[], None]) -> list[str]:
+        while not all(future.done() for future in self._futures):
+            if self._client.status in ("closing", "closed"):
+                raise ProjectError("the scheduler is gone", where=f"--dask {self._address}", remedy="the same command goes on with what is left")
+            tell()
+            time.sleep(_LOOK_S)
+        failed = [future.exception() for future in self._futures]
+        return [str(error) or type(error).__name__ for error in failed if error is not None]
+
+    def gone(self, helpers: set[str]) -> set[str]:
+        """Each machine of the cluster says which of its processes are alive. One that was in it, and is no more, has none."""
+        answers = self._ask(helpers)
+        self._hosts |= set(answers)
+        known = {helper for helper in helpers if helper.rpartition(":")[0] in self._hosts}
+        return gone_here(helpers) | known - {name for alive in answers.values() for name in alive} - alive_here(helpers)
+
+    def close(self) -> None:
+        with suppress(Exception):  # a scheduler that is gone has told nobody, and its workers end what they run
+            self._stop.set()
+            self._distributed.wait(self._futures, timeout=2 * _GRACE_S)
+        self._client.close()
+
+    def _ask(self, helpers: set[str]) -> dict[str, set[str]]:
+        """By the machine, which helpers live there."""
+        try:
+            answers = self._client.run(_alive_on_a_worker, sorted(helpers))
+        except ImportError as error:
+            raise DataError(f"qfx cannot be imported by the workers: {error}", where=f"--dask {self._address}", remedy="install it there") from None
+        found: dict[str, set[str]] = {}
+        for host, alive in answers.values():
+            found.setdefault(host, set()).update(alive)
+        return found
+
+
+def name_here() -> str:
+    """The name of this process as a helper."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def gone_here(helpers: set[str]) -> set[str]:
+    """Those that were processes of this machine, and have ended."""
+    return {helper for helper in helpers if helper.rpartition(":")[0] == socket.gethostname()} - alive_here(helpers)
+
+
+def alive_here(helpers: set[str]) -> set[str]:
+    """Those that are processes of this machine."""
+    places = ((helper, *helper.rpartition(":")[::2]) for helper in helpers)
+    return {helper for helper, host, process in places if host == socket.gethostname() and _lives(int(process))}
+
+
+def follow() -> None:
+    """Run a command line of qfx, and end as soon as whoever started it does: this is what holds standard input open."""
+    from qfx.cli import main
+
+    def end_with_it() -> None:
+        while os.read(0, 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+    main()
+
+
+def _help(command: list[str], folder: str, stop: str) -> None:
+    """What a Dask worker runs: a helper, until it ends or the event ``stop`` is set. Raises ProjectError, with what it wrote, if it fails."""
+    distributed = _distributed()
+    where = f"{socket.gethostname()}, {folder}"
+    if not Path(folder).is_dir():
+        raise ProjectError("there is no such folder", where=where, remedy="start the sweep in a folder that all machines see")
+    told = distributed.Event(stop)
+    with tempfile.TemporaryFile() as errors:
+        helper = subprocess.Popen(
+            [sys.executable, "-c", "from qfx.searches.pool import follow; follow()", *command],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+        try:
+            while helper.poll() is None:
+                if told.wait(timeout=_LOOK_S):
+                    return
+        finally:
+            _end(helper)
+        if helper.returncode:
+            errors.seek(0)
+            text = errors.read()[-_WORDS:].decode(errors="replace").strip()
+            raise ProjectError(f"a helper ended with {helper.returncode}: {text}", where=where, remedy="the same command goes on with what is left")
+
+
+def _end(helper: subprocess.Popen[bytes]) -> None:
+    helper.terminate()
+    try:
+        helper.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        helper.kill()
+        helper.wait()
+    if helper.stdin is not None:
+        helper.stdin.close()
+
+
+def _alive_on_a_worker(helpers: list[str]) -> tuple[str, list[str]]:
+    return socket.gethostname(), sorted(alive_here(set(helpers)))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with suppress(OSError, IndexError):  # ended, but nobody has asked how: only Linux tells
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise DataError("--dask needs Dask's distributed", where="qfx sweep", remedy="pip install 'qfx[dask]'") from None
+    return distributed
