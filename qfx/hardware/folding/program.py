@@ -147,16 +147,17 @@ def _possible(problem: Problem) -> list[IntArray] | None:
     """Of each layer the places of the options that a choice within the limits can have; None if there is no such choice.
 
     The program without integers says how small the excess can be (below 0: what is left of the limits), and the reduced cost of an option how much
-    greater it is at least with that one. Where that comes above 0 the option is out, for certain.
+    greater it is at least with that one. Where that comes above 0, by more than the solver's tolerance of each layer, the option is out.
     """
     program = _Program(problem, integer=False, even=True)
     excess, prices = program.relaxed()
     if prices is None:
         return None if excess == np.inf else [np.arange(len(shares)) for shares in problem.shares]
-    if excess > _SURE:
+    sure = _SURE * max(len(problem.shares), 1)
+    if excess > sure:
         return None
     own = [prices[start:end] for start, end in zip(program.offsets[:-1], program.offsets[1:], strict=True)]
-    return [np.flatnonzero(more <= _SURE - excess) for more in own]
+    return [np.flatnonzero(more <= sure - excess) for more in own]
 
 
 def _back(places: Sequence[IntArray], picked: Sequence[int]) -> list[int]:

@@ -267,6 +267,6 @@ def _allowed(whole: Board, budget: Budget) -> dict[str, int]:
 
 
 def smaller(whole: Board, allowed: Mapping[str, int]) -> Board:
-    """A board on which the limits of foldings are what is allowed (or a little more, for rounding)."""
+    """A board on which the limits of foldings are what is ``allowed`` of each of FIELDS (or a little more, for rounding)."""
     lut, ff, dsp, bram18, uram = (math.ceil(allowed[field] / LIMITS[field]) for field in FIELDS)
     return replace(whole, lut=lut, ff=ff, dsp=dsp, bram36=-(-bram18 // 2), uram=uram)
