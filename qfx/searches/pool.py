@@ -24,6 +24,9 @@ from qfx.errors import DataError, ProjectError
 _ANSWER_S = 15.0
 """How long a scheduler may take to answer."""
 
+_ALONE_S = 30.0
+"""How long a sweep waits for a worker where the cluster has none: Dask's nannies start them anew, and batch systems others."""
+
 _LOOK_S = 0.5
 _GRACE_S = 5.0
 _WORDS = 2000
@@ -111,9 +114,15 @@ class Dask:
         self._futures = [self._client.submit(_help, self._command, folder, self._stop.name, pure=False) for _ in range(self._count)]
 
     def wait(self, tell: Callable[[], None]) -> list[str]:
+        """Raises ProjectError if the scheduler is gone, or has had no worker for ``_ALONE_S``."""
+        seen = time.monotonic()
         while not all(future.done() for future in self._futures):
             if self._client.status in ("closing", "closed"):
-                raise ProjectError("the scheduler is gone", where=f"--dask {self._address}", remedy="the same command goes on with what is left")
+                raise self._lost("the scheduler is gone")
+            if self._addresses():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > _ALONE_S:
+                raise self._lost(f"the scheduler has had no worker for {_ALONE_S:g} s")
             tell()
             time.sleep(_LOOK_S)
         failed = [future.exception() for future in self._futures]
@@ -129,8 +138,19 @@ class Dask:
     def close(self) -> None:
         with suppress(Exception):  # a scheduler that is gone has told nobody, and its workers end what they run
             self._stop.set()
-            self._distributed.wait(self._futures, timeout=2 * _GRACE_S)
+            if self._addresses():
+                self._distributed.wait(self._futures, timeout=2 * _GRACE_S)
         self._client.close()
+
+    def _addresses(self) -> list[str]:
+        """Of the workers that the scheduler has now; none where it does not answer."""
+        with suppress(OSError):
+            return sorted(self._client.nthreads())
+        return []
+
+    def _lost(self, what: str) -> ProjectError:
+        remedy = f"see to it that there are workers (dask worker {self._address}); the same command goes on with what is left"
+        return ProjectError(what, where=f"--dask {self._address}", remedy=remedy)
 
     def _ask(self, helpers: set[str]) -> dict[str, set[str]]:
         """By the machine, which helpers live there."""

@@ -67,9 +67,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def a_cluster(workers: int, *, processes: bool) -> Iterator[Any]:
+def a_cluster(workers: int, *, processes: bool, threads: int = 1) -> Iterator[Any]:
     distributed = pytest.importorskip("distributed", reason=DASK)
-    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
+    options = {"n_workers": workers, "threads_per_worker": threads, "dashboard_address": ":0", "silence_logs": 50}
     with distributed.LocalCluster(processes=processes, **options) as made:
         yield made
 
@@ -133,10 +133,7 @@ def test_a_cluster_does_the_work_and_tells_what_fails(place: Path, monkeypatch: 
             failed = cluster.get_client().submit(pools._help, command, str(folder), "never")
             with pytest.raises(ProjectError, match=why):
                 failed.result()
-        program = Path("sleeps")
-        program.write_text("#!/bin/sh\necho $$ > started\nexec sleep 300\n", encoding="utf-8")
-        program.chmod(0o700)
-        monkeypatch.setattr(sys, "executable", str(program.resolve()))
+        _helpers_run(monkeypatch, "echo $$ > started\nexec sleep 300\n")
         pool = pools.Dask(cluster.scheduler_address, [], None, file=True)
         pool.start()
         helper = f"{socket.gethostname()}:{_soon(lambda: Path('started').is_file() and Path('started').read_text(encoding='utf-8').strip())}"
@@ -170,6 +167,24 @@ def test_who_has_ended() -> None:
     assert _soon(lambda: gone_here({helper, far, name_here()})) == {helper}  # also before anybody asked how it ended
     program.communicate()
     assert gone_here({helper, far, name_here()}) == {helper}
+
+
+def test_a_cluster_that_loses_its_workers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_ALONE_S", 0.2)
+    monkeypatch.setattr(pools, "_LOOK_S", 0.05)
+    with a_cluster(1, processes=False) as cluster, closing(pools.Dask(cluster.scheduler_address, [], None, file=True)) as pool:
+        cluster.scale(0)
+        pool.start()
+        with pytest.raises(ProjectError, match=r"had no worker for 0\.2 s\n.*the same command goes on"):
+            pool.wait(lambda: None)
+
+
+def _helpers_run(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Instead of Python, which takes long to start."""
+    program = Path("program")
+    program.write_text(f"#!/bin/sh\n{script}", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program.resolve()))
 
 
 def _soon(look: Callable[[], Any]) -> Any:
