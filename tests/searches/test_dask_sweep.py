@@ -93,6 +93,12 @@ def test_a_cluster_gives_the_same_files_also_when_a_worker_is_killed(place: Path
         with monkeypatch.context() as patched:
             patched.setenv("SLEEPS", "0.05")  # of the cluster's processes and their helpers
             cluster = cleanup.enter_context(a_cluster(2, processes=True))
+        with monkeypatch.context() as patched:
+            here = socket.gethostname()
+            patched.setattr(socket, "gethostname", lambda: "nowhere.example")  # of this process; the workers tell the real name
+            refused = run(monkeypatch, "4", "--dask", cluster.scheduler_address, "-o", "far")
+        assert refused.exit_code == 2
+        assert f"for one machine, and these have workers: {here}" in " ".join(refused.output.split())
         victim = next(iter(cluster.workers.values())).pid
         dead: list[str] = []
 
@@ -119,13 +125,6 @@ def test_a_cluster_gives_the_same_files_also_when_a_worker_is_killed(place: Path
 def test_a_cluster_does_the_work_and_tells_what_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with a_cluster(1, processes=False) as cluster:
         to = ("--dask", cluster.scheduler_address, "-o", "far")
-        with monkeypatch.context() as patched:
-            patched.setattr(socket, "gethostname", lambda: "nowhere.example")
-            patched.setattr(pools.Dask, "_ask", lambda *_: {"somewhere.example": set()})
-            refused = run(monkeypatch, "4", *to)
-        assert refused.exit_code == 2
-        assert "for one machine" in refused.output
-        assert "somewhere.example" in refused.output
         assert run(monkeypatch, "4", *to).exit_code == 0
         assert [row["state"] for row in rows("far")] == ["done"]
         assert os.getpid() not in {int(worker.rpartition(":")[2]) for worker in _who_took_cells(Path("far/sweep.db"))}
@@ -138,6 +137,7 @@ def test_a_cluster_does_the_work_and_tells_what_fails(place: Path, monkeypatch: 
         pool.start()
         helper = f"{socket.gethostname()}:{_soon(lambda: Path('started').is_file() and Path('started').read_text(encoding='utf-8').strip())}"
         assert pool.gone({helper}) == set()
+        assert pool._started() == {helper}
         pool.close()
         assert _soon(lambda: gone_here({helper})) == {helper}, "a helper outlived its sweep"
 
@@ -167,6 +167,40 @@ def test_who_has_ended() -> None:
     assert _soon(lambda: gone_here({helper, far, name_here()})) == {helper}  # also before anybody asked how it ended
     program.communicate()
     assert gone_here({helper, far, name_here()}) == {helper}
+
+
+def test_each_worker_starts_one_helper(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_LOOK_S", 0.05)
+    _helpers_run(monkeypatch, "exec sleep 300\n")
+    with a_cluster(2, processes=False, threads=3) as cluster, closing(pools.Dask(cluster.scheduler_address, [], 4, file=True)) as pool:
+        pool.start()
+        assert _soon(lambda: len(pool._started()) == 4)
+        assert [len(tasks) for tasks in pool._client.processing().values()] == [2, 2]
+        assert pool.gone(pool._started()) == set()
+
+
+def test_who_is_called_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_LOOK_S", 0.05)
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    dead, far = f"{socket.gethostname()}:{ended.pid}", f"left.example:{ended.pid}"
+    with a_cluster(1, processes=False) as cluster, closing(pools.Dask(cluster.scheduler_address, [], None, file=True)) as pool:
+        assert pool.gone({dead, far, name_here()}) == {dead}  # somebody else has started the far one, which may be alive
+        pool._client.log_event(pool._stop.name, far)
+        assert pool.gone({dead, far, name_here()}) == {dead, far}
+
+        def of_another_container(helpers: list[str]) -> tuple[str, list[str]]:
+            return socket.gethostname(), [helper for helper in helpers if helper == dead]
+
+        def silent(helpers: list[str]) -> None:
+            raise OSError("the connection is closed")
+
+        monkeypatch.setattr(pools, "_alive_on_a_worker", of_another_container)
+        assert pool.gone({dead, far}) == {far}
+        monkeypatch.setattr(pools, "_alive_on_a_worker", silent)
+        assert pool.gone({dead, far}) == {far}
+        pool._hosts.clear()  # as if it had never answered: it may be on any machine
+        assert far not in pool.gone({dead, far})
 
 
 def test_a_cluster_that_loses_its_workers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
