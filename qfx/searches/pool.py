@@ -7,6 +7,7 @@ the threads of a Dask worker; and the name of a process tells later whether what
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -64,7 +65,9 @@ class Here:
         self._helpers: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        self._helpers = [subprocess.Popen(self._command, stdout=subprocess.DEVNULL) for _ in range(self._count)]
+        self._helpers = []
+        for _ in range(self._count):  # each is known at once, for ``close`` if the next cannot be started
+            self._helpers.append(subprocess.Popen(self._command, stdout=subprocess.DEVNULL))
 
     def wait(self, tell: Callable[[], None]) -> list[str]:
         codes = [helper.wait() for helper in self._helpers]
@@ -74,9 +77,7 @@ class Here:
         return gone_here(helpers)
 
     def close(self) -> None:
-        for helper in self._helpers:
-            helper.terminate()
-            helper.wait()
+        _end(self._helpers)
 
 
 class Dask:
@@ -195,6 +196,11 @@ class Dask:
         return {str(name) for _, name in self._client.get_events(self._stop.name)}
 
 
+def without_passwords(text: str) -> str:
+    """The text with ``***`` for each password of a URL in it (``scheme://user:password@host``, ``?password=``)."""
+    return re.sub(r"([?&]pass(?:word|wd)?=)[^&\s'\"]*", r"\1***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text))
+
+
 def name_here() -> str:
     """The name of this process as a helper."""
     return f"{socket.gethostname()}:{os.getpid()}"
@@ -245,22 +251,26 @@ def _help(command: list[str], folder: str, stop: str) -> None:
                 if told.wait(timeout=_LOOK_S):
                     return
         finally:
-            _end(helper)
+            _end([helper])
         if helper.returncode:
             errors.seek(0)
-            text = errors.read()[-_WORDS:].decode(errors="replace").strip()
+            text = without_passwords(errors.read().decode(errors="replace")).strip()[-_WORDS:]
             raise ProjectError(f"a helper ended with {helper.returncode}: {text}", where=where, remedy="the same command goes on with what is left")
 
 
-def _end(helper: subprocess.Popen[bytes]) -> None:
-    helper.terminate()
-    try:
-        helper.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        helper.kill()
-        helper.wait()
-    if helper.stdin is not None:
-        helper.stdin.close()
+def _end(helpers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """All at once, and those by force that still run after ``_GRACE_S``."""
+    for helper in helpers:
+        helper.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    for helper in helpers:
+        try:
+            helper.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            helper.kill()
+            helper.wait()
+        if helper.stdin is not None:
+            helper.stdin.close()
 
 
 def _alive_on_a_worker(helpers: list[str]) -> tuple[str, list[str]]:
