@@ -172,11 +172,14 @@ def test_who_has_ended() -> None:
 def test_each_worker_starts_one_helper(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "_LOOK_S", 0.05)
     _helpers_run(monkeypatch, "exec sleep 300\n")
-    with a_cluster(2, processes=False, threads=3) as cluster, closing(pools.Dask(cluster.scheduler_address, [], 4, file=True)) as pool:
+    with a_cluster(2, processes=False, threads=3) as cluster, closing(pools.Dask(cluster.scheduler_address, [], None, file=True)) as pool:
+        busy = pool._addresses()[0]
+        others = pool._client.map(time.sleep, [1.5, 1.6], workers=[busy])  # so that Dask would rather take the other one
         pool.start()
-        assert _soon(lambda: len(pool._started()) == 4)
-        assert [len(tasks) for tasks in pool._client.processing().values()] == [2, 2]
+        assert _soon(lambda: len(pool._started()) == 2)
+        assert [sum(key.startswith("_help") for key in keys) for keys in pool._client.processing().values()] == [1, 1]
         assert pool.gone(pool._started()) == set()
+        assert len(others) == 2
 
 
 def test_who_is_called_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
