@@ -7,6 +7,7 @@ the threads of a Dask worker; and the name of a process tells later whether what
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,6 +24,12 @@ from qfx.errors import DataError, ProjectError
 
 _ANSWER_S = 15.0
 """How long a scheduler may take to answer."""
+
+_ALONE_S = 30.0
+"""How long a sweep waits for a worker where the cluster has none: Dask's nannies start them anew, and batch systems others."""
+
+_TRIES = 3
+"""How often a worker is asked that does not answer."""
 
 _LOOK_S = 0.5
 _GRACE_S = 5.0
@@ -58,7 +65,9 @@ class Here:
         self._helpers: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        self._helpers = [subprocess.Popen(self._command, stdout=subprocess.DEVNULL) for _ in range(self._count)]
+        self._helpers = []
+        for _ in range(self._count):  # each is known at once, for ``close`` if the next cannot be started
+            self._helpers.append(subprocess.Popen(self._command, stdout=subprocess.DEVNULL))
 
     def wait(self, tell: Callable[[], None]) -> list[str]:
         codes = [helper.wait() for helper in self._helpers]
@@ -68,9 +77,7 @@ class Here:
         return gone_here(helpers)
 
     def close(self) -> None:
-        for helper in self._helpers:
-            helper.terminate()
-            helper.wait()
+        _end(self._helpers)
 
 
 class Dask:
@@ -89,12 +96,13 @@ class Dask:
         except (OSError, TimeoutError, ValueError) as error:  # of connecting, and of an address that is none
             why = str(error).splitlines()[0] if str(error) else "no answer"
             raise DataError(f"no Dask scheduler answers: {why}", where=f"--dask {address}", remedy="start one: dask scheduler") from None
+        self._hosts: dict[str, str] = {}  # the machine of each worker that has ever answered, by its address
         try:
-            self._hosts = set(self._ask(set()))
+            _, silent = self._ask(set())
             self._count = count or len(self._client.nthreads())
             if not self._count:
                 raise DataError("the scheduler has no workers", where=f"--dask {address}", remedy=f"start some: dask worker {address}")
-            elsewhere = sorted(self._hosts - {socket.gethostname()})
+            elsewhere = sorted({*self._hosts.values(), *silent} - {socket.gethostname()})
             if file and elsewhere:
                 remedy = "give a database that all reach: --storage postgresql://..."
                 raise DataError(
@@ -107,41 +115,90 @@ class Dask:
         self._futures: list[Any] = []
 
     def start(self) -> None:
-        folder = str(Path.cwd())
-        self._futures = [self._client.submit(_help, self._command, folder, self._stop.name, pure=False) for _ in range(self._count)]
+        """One on each worker, and round again; where a worker ends, others take its helpers."""
+        folder, addresses = str(Path.cwd()), self._addresses()
+        self._futures = []
+        for number in range(self._count):
+            to = [addresses[number % len(addresses)]] if addresses else None
+            future = self._client.submit(_help, self._command, folder, self._stop.name, pure=False, workers=to, allow_other_workers=to is not None)
+            self._futures.append(future)
 
     def wait(self, tell: Callable[[], None]) -> list[str]:
+        """Raises ProjectError if the scheduler is gone, or has had no worker for ``_ALONE_S``."""
+        seen = time.monotonic()
         while not all(future.done() for future in self._futures):
             if self._client.status in ("closing", "closed"):
-                raise ProjectError("the scheduler is gone", where=f"--dask {self._address}", remedy="the same command goes on with what is left")
+                raise self._lost("the scheduler is gone")
+            if self._addresses():
+                seen = time.monotonic()
+            elif time.monotonic() - seen > _ALONE_S:
+                raise self._lost(f"the scheduler has had no worker for {_ALONE_S:g} s")
             tell()
             time.sleep(_LOOK_S)
         failed = [future.exception() for future in self._futures]
         return [str(error) or type(error).__name__ for error in failed if error is not None]
 
     def gone(self, helpers: set[str]) -> set[str]:
-        """Each machine of the cluster says which of its processes are alive. One that was in it, and is no more, has none."""
-        answers = self._ask(helpers)
-        self._hosts |= set(answers)
-        known = {helper for helper in helpers if helper.rpartition(":")[0] in self._hosts}
-        return gone_here(helpers) | known - {name for alive in answers.values() for name in alive} - alive_here(helpers)
+        """Each machine of the cluster says which of its processes are alive. Of a machine that is in it no more, the helpers that this object has
+        started are gone with its workers; who started others is not known. Of a machine with a worker that does not answer, none is known to be."""
+        alive, silent = self._ask(helpers)
+        here = socket.gethostname()
+        alive[here] = alive.get(here, set()) | alive_here(helpers)
+        unsure = {self._hosts.get(address) for address in silent}  # None: it may be on any machine
+        started = set() if None in unsure else self._started()
+
+        def may_be_gone(helper: str) -> bool:
+            host = helper.rpartition(":")[0]
+            return host not in unsure and (host in alive or helper in started)
+
+        return {helper for helper in helpers if may_be_gone(helper)} - {name for names in alive.values() for name in names}
 
     def close(self) -> None:
         with suppress(Exception):  # a scheduler that is gone has told nobody, and its workers end what they run
             self._stop.set()
-            self._distributed.wait(self._futures, timeout=2 * _GRACE_S)
+            if self._addresses():
+                self._distributed.wait(self._futures, timeout=2 * _GRACE_S)
         self._client.close()
 
-    def _ask(self, helpers: set[str]) -> dict[str, set[str]]:
-        """By the machine, which helpers live there."""
-        try:
-            answers = self._client.run(_alive_on_a_worker, sorted(helpers))
-        except ImportError as error:
-            raise DataError(f"qfx cannot be imported by the workers: {error}", where=f"--dask {self._address}", remedy="install it there") from None
-        found: dict[str, set[str]] = {}
-        for host, alive in answers.values():
-            found.setdefault(host, set()).update(alive)
-        return found
+    def _addresses(self) -> list[str]:
+        """Of the workers that the scheduler has now; none where it does not answer."""
+        with suppress(OSError):
+            return sorted(self._client.nthreads())
+        return []
+
+    def _lost(self, what: str) -> ProjectError:
+        remedy = f"see to it that there are workers (dask worker {self._address}); the same command goes on with what is left"
+        return ProjectError(what, where=f"--dask {self._address}", remedy=remedy)
+
+    def _ask(self, helpers: set[str]) -> tuple[dict[str, set[str]], set[str]]:
+        """By the machine, which helpers live there; and the addresses of workers that do not answer, such as those that are just ending."""
+        alive: dict[str, set[str]] = {}
+        for left in reversed(range(_TRIES)):
+            try:
+                answers = self._client.run(_alive_on_a_worker, sorted(helpers), on_error="return")
+            except OSError as error:
+                raise self._lost(f"the scheduler does not answer: {error}") from None
+            silent = {address for address, answer in answers.items() if isinstance(answer, BaseException)}
+            for address, answer in answers.items():
+                if isinstance(answer, ImportError):
+                    what = f"qfx cannot be imported by the worker {address}: {answer}"
+                    raise DataError(what, where=f"--dask {self._address}", remedy="install it there") from None
+                if address not in silent:
+                    self._hosts[address] = answer[0]
+                    alive.setdefault(answer[0], set()).update(answer[1])
+            if not silent or not left:
+                break
+            time.sleep(_LOOK_S)
+        return alive, silent
+
+    def _started(self) -> set[str]:
+        """The helpers that the workers have started for this object, by what they told the scheduler."""
+        return {str(name) for _, name in self._client.get_events(self._stop.name)}
+
+
+def without_passwords(text: str) -> str:
+    """The text with ``***`` for each password of a URL in it (``scheme://user:password@host``, ``?password=``)."""
+    return re.sub(r"([?&]pass(?:word|wd)?=)[^&\s'\"]*", r"\1***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", text))
 
 
 def name_here() -> str:
@@ -189,26 +246,31 @@ def _help(command: list[str], folder: str, stop: str) -> None:
             stderr=errors,
         )
         try:
+            distributed.get_worker().log_event(stop, f"{socket.gethostname()}:{helper.pid}")
             while helper.poll() is None:
                 if told.wait(timeout=_LOOK_S):
                     return
         finally:
-            _end(helper)
+            _end([helper])
         if helper.returncode:
             errors.seek(0)
-            text = errors.read()[-_WORDS:].decode(errors="replace").strip()
+            text = without_passwords(errors.read().decode(errors="replace")).strip()[-_WORDS:]
             raise ProjectError(f"a helper ended with {helper.returncode}: {text}", where=where, remedy="the same command goes on with what is left")
 
 
-def _end(helper: subprocess.Popen[bytes]) -> None:
-    helper.terminate()
-    try:
-        helper.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        helper.kill()
-        helper.wait()
-    if helper.stdin is not None:
-        helper.stdin.close()
+def _end(helpers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """All at once, and those by force that still run after ``_GRACE_S``."""
+    for helper in helpers:
+        helper.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    for helper in helpers:
+        try:
+            helper.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            helper.kill()
+            helper.wait()
+        if helper.stdin is not None:
+            helper.stdin.close()
 
 
 def _alive_on_a_worker(helpers: list[str]) -> tuple[str, list[str]]:

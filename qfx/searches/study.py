@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qfx.errors import DataError, QfxError
 from qfx.searches.cells import Cell, Space
-from qfx.searches.pool import gone_here, name_here
+from qfx.searches.pool import gone_here, name_here, without_passwords
 
 if TYPE_CHECKING:
     import optuna
@@ -57,14 +57,14 @@ class Sweep:
                 storage=database, study_name=name, directions=["maximize", "minimize"], sampler=sampler, load_if_exists=True
             )
         except Exception as error:  # of whatever database it is
-            raise DataError(f"cannot be used: {error}", where=storage, remedy="give a file of SQLite, or a URL as Optuna takes it") from None
+            raise _unusable(storage, error) from None
         self._space, self._trials = space, trials
         known = self._study.user_attrs.get(_SUBJECT)
         if known is None:
             self._study.set_user_attr(_SUBJECT, subject)
         elif known != subject:
             what = f"the study {name!r} is about another model, other data, other cells or other options"
-            raise DataError(what, where=storage, remedy="give the options that it was started with, or a --study of another name")
+            raise DataError(what, where=without_passwords(storage), remedy="give the options that it was started with, or a --study of another name")
 
     def begin(self, gone: Callable[[set[str]], set[str]] = gone_here) -> None:
         """Put every cell that nobody has or does in line, also those of workers that are gone: of workers by name ``gone`` gives those."""
@@ -175,13 +175,22 @@ def front(rows: list[Row]) -> list[Row]:
 def forget(storage: str, name: str) -> None:
     """Remove a study from its database, if it is there."""
     optuna = _optuna()
-    with contextlib.suppress(KeyError):
+    try:
         optuna.delete_study(study_name=name, storage=_url(storage))
+    except KeyError:
+        return
+    except Exception as error:  # of whatever database it is
+        raise _unusable(storage, error) from None
 
 
 def is_file(storage: str) -> bool:
     """Whether the database is a file, which is for one machine."""
     return _url(storage).startswith("sqlite")
+
+
+def _unusable(storage: str, error: Exception) -> DataError:
+    what = without_passwords(f"cannot be used: {error}")
+    return DataError(what, where=without_passwords(storage), remedy="give a file of SQLite, or a URL as Optuna takes it")
 
 
 def _url(storage: str) -> str:

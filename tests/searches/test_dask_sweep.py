@@ -67,9 +67,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @contextmanager
-def a_cluster(workers: int, *, processes: bool) -> Iterator[Any]:
+def a_cluster(workers: int, *, processes: bool, threads: int = 1) -> Iterator[Any]:
     distributed = pytest.importorskip("distributed", reason=DASK)
-    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
+    options = {"n_workers": workers, "threads_per_worker": threads, "dashboard_address": ":0", "silence_logs": 50}
     with distributed.LocalCluster(processes=processes, **options) as made:
         yield made
 
@@ -119,13 +119,12 @@ def test_a_cluster_gives_the_same_files_also_when_a_worker_is_killed(place: Path
 def test_a_cluster_does_the_work_and_tells_what_fails(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with a_cluster(1, processes=False) as cluster:
         to = ("--dask", cluster.scheduler_address, "-o", "far")
-        with monkeypatch.context() as patched:
-            patched.setattr(socket, "gethostname", lambda: "nowhere.example")
-            patched.setattr(pools.Dask, "_ask", lambda *_: {"somewhere.example": set()})
+        host, main_thread = socket.gethostname(), threading.current_thread()
+        with monkeypatch.context() as patched:  # the worker, a thread, is on its own machine; this process on another
+            patched.setattr(socket, "gethostname", lambda: "nowhere.example" if threading.current_thread() is main_thread else host)
             refused = run(monkeypatch, "4", *to)
         assert refused.exit_code == 2
-        assert "for one machine" in refused.output
-        assert "somewhere.example" in refused.output
+        assert f"for one machine, and these have workers: {host}" in refused.output
         assert run(monkeypatch, "4", *to).exit_code == 0
         assert [row["state"] for row in rows("far")] == ["done"]
         assert os.getpid() not in {int(worker.rpartition(":")[2]) for worker in _who_took_cells(Path("far/sweep.db"))}
@@ -133,14 +132,12 @@ def test_a_cluster_does_the_work_and_tells_what_fails(place: Path, monkeypatch: 
             failed = cluster.get_client().submit(pools._help, command, str(folder), "never")
             with pytest.raises(ProjectError, match=why):
                 failed.result()
-        program = Path("sleeps")
-        program.write_text("#!/bin/sh\necho $$ > started\nexec sleep 300\n", encoding="utf-8")
-        program.chmod(0o700)
-        monkeypatch.setattr(sys, "executable", str(program.resolve()))
+        _helpers_run(monkeypatch, "echo $$ > started\nexec sleep 300\n")
         pool = pools.Dask(cluster.scheduler_address, [], None, file=True)
         pool.start()
         helper = f"{socket.gethostname()}:{_soon(lambda: Path('started').is_file() and Path('started').read_text(encoding='utf-8').strip())}"
         assert pool.gone({helper}) == set()
+        assert pool._started() == {helper}
         pool.close()
         assert _soon(lambda: gone_here({helper})) == {helper}, "a helper outlived its sweep"
 
@@ -170,6 +167,61 @@ def test_who_has_ended() -> None:
     assert _soon(lambda: gone_here({helper, far, name_here()})) == {helper}  # also before anybody asked how it ended
     program.communicate()
     assert gone_here({helper, far, name_here()}) == {helper}
+
+
+def test_each_worker_starts_one_helper(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_LOOK_S", 0.05)
+    _helpers_run(monkeypatch, "exec sleep 300\n")
+    with a_cluster(2, processes=False, threads=3) as cluster, closing(pools.Dask(cluster.scheduler_address, [], None, file=True)) as pool:
+        busy = pool._addresses()[0]
+        others = pool._client.map(time.sleep, [1.5, 1.6], workers=[busy])  # so that Dask would rather take the other one
+        pool.start()
+        assert _soon(lambda: len(pool._started()) == 2)
+        assert [sum(key.startswith("_help") for key in keys) for keys in pool._client.processing().values()] == [1, 1]
+        assert pool.gone(pool._started()) == set()
+        assert len(others) == 2
+
+
+def test_who_is_called_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_LOOK_S", 0.05)
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    dead, far = f"{socket.gethostname()}:{ended.pid}", f"left.example:{ended.pid}"
+    with a_cluster(1, processes=False) as cluster, closing(pools.Dask(cluster.scheduler_address, [], None, file=True)) as pool:
+        assert pool.gone({dead, far, name_here()}) == {dead}  # somebody else has started the far one, which may be alive
+        pool._client.log_event(pool._stop.name, far)
+        assert pool.gone({dead, far, name_here()}) == {dead, far}
+
+        def of_another_container(helpers: list[str]) -> tuple[str, list[str]]:
+            return socket.gethostname(), [helper for helper in helpers if helper == dead]
+
+        def silent(helpers: list[str]) -> None:
+            raise OSError("the connection is closed")
+
+        monkeypatch.setattr(pools, "_alive_on_a_worker", of_another_container)
+        assert pool.gone({dead, far}) == {far}
+        monkeypatch.setattr(pools, "_alive_on_a_worker", silent)
+        assert pool.gone({dead, far}) == {far}
+        pool._hosts.clear()  # as if it had never answered: it may be on any machine
+        assert far not in pool.gone({dead, far})
+
+
+def test_a_cluster_that_loses_its_workers(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_ALONE_S", 0.2)
+    monkeypatch.setattr(pools, "_LOOK_S", 0.05)
+    with a_cluster(1, processes=False) as cluster, closing(pools.Dask(cluster.scheduler_address, [], None, file=True)) as pool:
+        cluster.scale(0)
+        pool.start()
+        with pytest.raises(ProjectError, match=r"had no worker for 0\.2 s\n.*the same command goes on"):
+            pool.wait(lambda: None)
+
+
+def _helpers_run(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Instead of Python, which takes long to start."""
+    program = Path("program")
+    program.write_text(f"#!/bin/sh\n{script}", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program.resolve()))
 
 
 def _soon(look: Callable[[], Any]) -> Any:

@@ -19,11 +19,12 @@ from click.testing import CliRunner, Result
 import qfx
 from qfx.cli import main
 from qfx.errors import DataError, RecipeError
+from qfx.searches import pool as pools
 from qfx.searches import study
 from qfx.searches.cells import NONE, Cell, Space, word_lengths
 from qfx.searches.cli import _without
-from qfx.searches.pool import gone_here
-from qfx.searches.study import Row, Sweep, front
+from qfx.searches.pool import Here, gone_here, without_passwords
+from qfx.searches.study import Row, Sweep, forget, front
 from qfx.searches.work import Measured
 from qfx.watch import runs as watch
 
@@ -236,3 +237,55 @@ def test_bad_word_lengths_are_refused() -> None:
 def test_a_worker_gets_the_command_line_without_workers() -> None:
     given = ["--model", "m", "--workers", "3", "--dask", "tcp://host:8786", "-o", "x", "--workers=2"]
     assert _without(given, "--workers", "--dask") == ["--model", "m", "-o", "x"]
+
+
+def test_helpers_that_do_not_end_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pools, "_GRACE_S", 0.3)
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\ntrap '' TERM\ntouch $$.started\nwhile :; do sleep 0.1; done\n", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    pool = Here([], 2)
+    pool.start()
+    helpers = list(pool._helpers)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.started"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    pool.close()
+    assert [helper.returncode for helper in helpers] == [-signal.SIGKILL] * 2
+
+
+def test_a_helper_that_cannot_be_started_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexec sleep 300\n", encoding="utf-8")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    pool = Here([], 2)
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def once(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if started:
+            raise OSError("no more processes")
+        started.append(start(*arguments, **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", once)
+    with pytest.raises(OSError, match="no more processes"):
+        pool.start()
+    pool.close()
+    assert started[0].returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    "url", ["nowhere://user:secret@host/sweeps", "nowhere://host/sweeps?user=me&password=secret", "nowhere://user:secr@et@host:port/sweeps"]
+)
+def test_a_password_is_in_no_error(url: str) -> None:
+    for use in (lambda: Sweep(url, "qfx", SPACE, "a subject", None, 0), lambda: forget(url, "qfx")):
+        with pytest.raises(DataError, match=r"cannot be used") as refused:
+            use()
+        assert "***" in str(refused.value)
+        assert "secr" not in str(refused.value)
+    kept = "tcp://10.0.0.1:8786, postgresql://user@host:5432/sweeps and me@host"
+    assert without_passwords(kept) == kept
