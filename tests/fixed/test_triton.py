@@ -45,6 +45,7 @@ def test_the_kernels_have_the_bits_of_the_definition(thorough: bool) -> None:
     assert found["differ"] == []
     assert found["bad point"]
     assert found["far tile"]
+    assert found["works"]
     assert found["modes"] == (105 if thorough else 14)
     assert found["compared"] > 10_000
 

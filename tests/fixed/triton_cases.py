@@ -157,7 +157,7 @@ def main() -> None:
     found = launch.there(plan_of(ALL[0], 8), EDGES.to(DEVICE), point, None, None, None, None)
     assert found is not None
     bad = found.forward(EDGES.to(DEVICE), point, None, None, None, None)
-    looks = {"bad point": bool(bad.isnan().all()), "far tile": far_tile()}
+    looks = {"bad point": bool(bad.isnan().all()), "far tile": far_tile(), "works": launch.works(torch.device(DEVICE))}
     print(json.dumps({"compared": compared.count, "modes": len(modes), "differ": compared.differ, **looks}))
 
 
