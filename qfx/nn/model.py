@@ -160,14 +160,14 @@ def _exact(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _told(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The forward, where the numbers lie on a GPU: the host is told at its start of all that it has to know, and waits once. In a CUDA graph it is
-    told what it was told the last time, and the results are NaN where that is no longer so."""
+    told what it was told the last time, and where that is no longer so the results are NaN, and so is each gradient."""
 
     @functools.wraps(forward)
     def run(model: nn.Module, *args: Any) -> Any:
         if not any(map(told.is_far, args)) or torch.compiler.is_dynamo_compiling():
             return forward(model, *args)
         with torch.no_grad():
-            questions = list(_questions(model, args))
+            questions = [question for question in _questions(model, args) if told.is_far(question.numbers)]
         if not questions:
             return forward(model, *args)
         known, sizes = model.__dict__.get("_told"), [question.numbers.numel() for question in questions]
@@ -181,12 +181,13 @@ def _told(forward: Callable[..., Any]) -> Callable[..., Any]:
             raise QfxError(
                 what, where="torch.cuda.graph", remedy="run it three times as it is to be recorded, in a stream of its own, as PyTorch says"
             )
-        known.kept.append(known.there)
+        if not known.kept or known.kept[-1] is not known.there:
+            known.kept.append(known.there)
         with told.at_once(told.by_layer(questions, known.here)):
             results = forward(model, *args)
         with torch.no_grad():
-            holds = told.holds(questions, known.there, known.here)
-        return pytree.tree_map_only(Tensor, lambda result: torch.where(holds, result, torch.nan), results)
+            factor = torch.where(told.holds(questions, known.there, known.here), 1.0, torch.nan)  # 1.0 keeps every bit
+        return pytree.tree_map_only(Tensor, lambda result: result * factor.to(result if result.is_floating_point() else factor), results)
 
     return run
 

@@ -15,6 +15,10 @@ import pytest
 import torch
 
 from qfx.fixed import native
+from qfx.fixed.gpu import launch
+from qfx.fixed.kernel import CastMode
+from qfx.fixed.layout import FRAC_PER_CHANNEL, Layout
+from qfx.fixed.plan import plan_of
 
 HERE = Path(__file__).resolve().parent
 
@@ -40,6 +44,8 @@ def test_the_kernels_have_the_bits_of_the_definition(thorough: bool) -> None:
     found = run("triton_cases.py", *(["thorough"] if thorough else []))
     assert found["differ"] == []
     assert found["bad point"]
+    assert found["far tile"]
+    assert found["works"]
     assert found["modes"] == (105 if thorough else 14)
     assert found["compared"] > 10_000
 
@@ -55,6 +61,29 @@ def test_an_error_of_one_lsb_is_found() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand: Triton's interpreter computed the same")
 def test_a_gpu_has_the_bits_of_the_definition() -> None:
     assert run("triton_cases.py", "thorough", interpreted=False)["differ"] == []
+
+
+def test_a_grid_has_so_many_channels_and_no_more() -> None:
+    """A binary point for each of very many rows is left to torch's operators."""
+    for channels, has in ((65_535, True), (65_536, False), (100_000, False)):
+        assert launch.has_grid(Layout(1, channels, 512, FRAC_PER_CHANNEL, torch.contiguous_format)) is has
+    assert launch.has_grid(Layout(512, 100_000, 1, FRAC_PER_CHANNEL, torch.contiguous_format))  # side by side: many in a tile
+    x, points = torch.zeros(70_000, 2), torch.zeros(70_000, 1)
+    assert launch.there(plan_of(CastMode(), 8), x, points, None, None, None, None) is None
+
+
+def test_kernels_that_do_not_run_are_left_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Triton finds no C compiler."""
+
+    def failing(*given: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setattr(launch, "there", failing)
+    launch.works.cache_clear()
+    with pytest.warns(launch.GpuKernelWarning, match=r"do not run on cpu \(RuntimeError: Failed to find C compiler") as said:
+        assert [launch.works(torch.device("cpu")) for _ in range(3)] == [False] * 3
+    assert len(said) == 1
+    launch.works.cache_clear()
 
 
 @needs_triton

@@ -20,6 +20,7 @@ import qfx
 from qfx.fixed import eager, native, step
 from qfx.nn.casts import quick, told
 from qfx.nn.layers.products import whole
+from qfx.nn.model import _questions as model_questions
 
 UNIFORM = qfx.Recipe.uniform(8)
 
@@ -185,11 +186,50 @@ def test_what_is_told_changes_no_bit(far: pytest.MonkeyPatch, name: str, thoroug
     for is_far in (True, False):
         far.setattr(told, "is_far", lambda x, is_far=is_far: is_far)
         qmodel, x = made(case)
-        steps(qmodel, x, 10 if thorough else 3)
+        layer = next(m for m in qmodel.modules() if getattr(m, "name", "") == "last")
+        began = {path: cast.points().clone() for path, cast in qfx.quantizers(qmodel) if not cast.spec.learn_width}
+        steps(qmodel, x, 2)
+        with torch.no_grad():
+            layer.weight_cast.frac_bits.add_(1.0)
+            layer.bias.mul_(1000.0)
+        steps(qmodel, x, 8 if thorough else 1)
+        moved = {path for path, cast in qfx.quantizers(qmodel) if path in began and not torch.equal(cast.points(), began[path])}
+        assert moved >= {"last.weight", "last.bias"} or name == "learned word lengths"
         results.append({**qmodel.state_dict(), "result": qmodel.eval()(x)})
     first, second = results
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def sums_behind_a_point_that_moved(far: pytest.MonkeyPatch, is_far: bool, granularity: str) -> Tensor:
+    """Of a layer whose weights take the 24 bits of float32 up, once they lie on a grid that is twice as fine as in the forward before."""
+    far.setattr(told, "is_far", lambda x: is_far and isinstance(x, Tensor))
+    torch.manual_seed(0)
+    model, x = nn.Linear(12, 2, bias=False), torch.rand(4096, 12) * 0.3 + 0.69
+    with torch.no_grad():
+        model.weight.uniform_(0.6, 0.68)[:, 3] = 0.6 if granularity == "element" else 0.031  # a point of its own would leave float32 out
+    weight, wide = qfx.Spec(14, granularity=granularity), qfx.Spec(24)
+    qmodel = qfx.quantize(model, x, dataclasses.replace(UNIFORM, weight=weight, output=wide)).eval()
+    layer = next(m for m in qmodel.modules() if hasattr(m, "weight_cast"))
+    with torch.no_grad():
+        qmodel(x)
+        qmodel(x)
+        layer.weight_cast.frac_bits.add_(1.0)
+        return qmodel(x)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "element"])
+def test_sums_are_exact_when_a_weights_point_has_moved(far: pytest.MonkeyPatch, granularity: str) -> None:
+    expected = sums_behind_a_point_that_moved(far, False, granularity)
+    assert torch.equal(sums_behind_a_point_that_moved(far, True, granularity), expected)
+    apart = told.by_layer
+
+    def stale(questions: Any, numbers: Tensor) -> Any:
+        """What is told of the weights in the grid of the forward before."""
+        return {(layer, what): number / 2 if what == "rows" else number for (layer, what), number in apart(questions, numbers).items()}
+
+    far.setattr(told, "by_layer", stale)
+    assert not torch.equal(sums_behind_a_point_that_moved(far, True, granularity), expected)
 
 
 def test_a_constant_that_outgrows_its_range_makes_room(far: pytest.MonkeyPatch) -> None:
@@ -254,6 +294,37 @@ def test_a_recorded_graph_whose_decisions_no_longer_hold_gives_nan(far: pytest.M
         else:
             x[0, 0, 0, 0] = math.inf
     assert bool(recorded(far, qmodel, x).isnan().all())
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_graph_that_no_longer_holds_has_no_gradient_that_could_train(far: pytest.MonkeyPatch, moved: bool) -> None:
+    qmodel, x = made(CASES["long words"])
+    once = qmodel.eval()(x)
+    layer = next(m for m in qmodel.modules() if getattr(m, "name", "") == "last")
+    with torch.no_grad():
+        layer.bias_cast.frac_bits.add_(0.8 if moved else 0.0)
+    far.setattr(told, "is_recording", lambda: True)
+    result = qmodel(x)
+    result.square().mean().backward()
+    assert bool(result.isnan().all()) == moved
+    assert moved or torch.equal(result.view(torch.int32), once.view(torch.int32))  # also the sign of a zero
+    assert all(bool(each.isnan().all()) == moved for each in (layer.weight.grad, layer.bias.grad))
+
+
+def test_what_lies_on_several_devices_is_told_at_once(far: pytest.MonkeyPatch) -> None:
+    numbers = [torch.zeros(2, device="meta"), torch.ones(3)]
+    assert told.flat([told.Question(nn.Identity(), "", each) for each in numbers]).shape == (5,)
+
+
+def test_what_the_host_can_look_at_is_not_asked(far: pytest.MonkeyPatch) -> None:
+    """As of a layer that was left on the CPU: only what several binary points tell counts as far here."""
+    qmodel, x = made(CASES["long words"])
+    expected, asked, flat = qmodel.eval()(x), list[told.Question](), told.flat
+    assert {q.what for q in model_questions(qmodel, (x,))} > {"points"}
+    far.setattr(told, "is_far", lambda x: isinstance(x, Tensor) and x.numel() > 1)
+    far.setattr(told, "flat", lambda questions: (asked.extend(questions), flat(questions))[1])
+    assert torch.equal(qmodel(x), expected)
+    assert {q.what for q in asked} == {"points"}
 
 
 def test_a_model_that_was_told_is_copied_and_saved(far: pytest.MonkeyPatch, tmp_path: Any) -> None:

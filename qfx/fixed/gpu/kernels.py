@@ -193,6 +193,14 @@ def _scales(
 
 
 @triton.jit
+def _rows(tile, ROWS: tl.constexpr, LONG: tl.constexpr):
+    """The rows of a tile."""
+    if LONG:
+        tile = tile.to(tl.int64)
+    return tile * ROWS + tl.arange(0, ROWS)[:, None]
+
+
+@triton.jit
 def _places(row, column, channels, inner, LONG: tl.constexpr):
     """Where the elements of a tile lie."""
     if LONG:
@@ -233,7 +241,7 @@ def forward(
     """Values. Grid: (tiles of rows, tiles of columns)."""
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     columns = column < channels
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    row = _rows(tl.program_id(0), ROWS, LONG)
     up, down, lo, hi = _scales(frac, words, column, columns, WIDTH, SIGNED, SYMMETRIC, LO, HI, LEAST, MOST, MANY, WORDS, T)
     by = _parameter(scale, column, columns, MANY_SCALES) if scale is not None else tl.full((1, 1), 1.0, tl.float64)
     moved = _parameter(shift, column, columns, MANY_SHIFTS) if shift is not None else tl.full((1, 1), 0.0, tl.float64)
@@ -266,7 +274,7 @@ def backward(
     by_scale = tl.zeros((ROWS, COLUMNS), tl.float64)
     by_shift = tl.zeros((ROWS, COLUMNS), tl.float64)
     for step in range(steps):
-        row = (split * steps + step) * ROWS + tl.arange(0, ROWS)[:, None]
+        row = _rows(split * steps + step, ROWS, LONG)
         inside = (row < rows) & columns
         place = _places(row, column, channels, inner, LONG)
         number = tl.load(x + place, mask=inside, other=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
+import warnings
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from types import ModuleType
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from qfx.fixed.arith import FLOAT32_BITS
 from qfx.fixed.layout import FRAC_PER_CHANNEL, PLAIN, SCALE_PER_CHANNEL, SHIFT_PER_CHANNEL, Layout, lies
-from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, Gradients, Plan
+from qfx.fixed.plan import FLOAT32_FRAC_BITS, FLOAT64_FRAC_BITS, CastMode, Gradients, Plan, plan_of
 from qfx.fixed.type import OMode, QMode
 
 _TILE = 1024
@@ -26,6 +27,9 @@ _SPLITS = 1024
 
 _WIDEST_TILE = 64
 """Channels of a tile, at most, where they lie side by side."""
+
+_MOST_BLOCKS = 65_535
+"""Programs along the second axis of a grid, at most: CUDA's limit."""
 
 _Q_CODES = {q: code for code, q in enumerate(QMode)}
 _O_CODES = {OMode.SAT: 0, OMode.SAT_SYM: 0, OMode.SAT_ZERO: 1, OMode.WRAP: 2, OMode.WRAP_SM: 3}
@@ -40,6 +44,27 @@ def kernels() -> ModuleType | None:
     except ImportError:
         return None
     return found
+
+
+class GpuKernelWarning(UserWarning):
+    """Casts on a GPU are computed by torch's operators: the same bits, slower."""
+
+
+@lru_cache
+def works(device: torch.device) -> bool:
+    """Whether the kernels run on a device (one casts a number, the first time; where it cannot, a warning says why, once). Triton may be there and
+    be of no use: it needs a C compiler when it first starts a kernel, and cards that it knows."""
+    try:
+        one = torch.ones(1, device=device)
+        found = there(plan_of(CastMode(), 8), one, one[0], None, None, None, None)
+        if found is None:
+            return False
+        found.forward(one, one[0], None, None, None, None)
+    except Exception as error:  # whatever a compiler or a driver has to say
+        text = f"Triton's kernels do not run on {device} ({type(error).__name__}: {error}); casts take torch's operators there: the same bits, slower"
+        warnings.warn(text, GpuKernelWarning, stacklevel=2)
+        return False
+    return True
 
 
 class Fused(NamedTuple):
@@ -131,10 +156,10 @@ class Fused(NamedTuple):
 def fused(
     plan: Plan, x: Tensor, frac_bits: Tensor, int_bits: Tensor | None, scale: Tensor | None, shift: Tensor | None, addend: Tensor | None
 ) -> Fused | None:
-    """The fused pass for a call on a GPU, or None if ``eager.py`` has to do it: no Triton, another device, tensor subclasses, unusual broadcasts."""
-    if not x.is_cuda:
-        return None
-    return there(plan, x, frac_bits, int_bits, scale, shift, addend)
+    """The fused pass for a call on a GPU, or None if ``eager.py`` has to do it: no Triton or none that runs there, another device, tensor
+    subclasses, unusual broadcasts, more channels than a grid has."""
+    found = there(plan, x, frac_bits, int_bits, scale, shift, addend) if x.is_cuda else None
+    return found if found is not None and works(x.device) else None
 
 
 def there(
@@ -145,7 +170,7 @@ def there(
     if any(type(t) not in PLAIN or t.device != x.device for t in tensors) or (int_bits is not None and int_bits.dtype is not frac_bits.dtype):
         return None
     layout = lies(x, frac_bits, scale, shift)
-    if layout is None or kernels() is None:
+    if layout is None or kernels() is None or not has_grid(layout):
         return None
     return _fused(plan, layout, x.dtype, scale is not None or shift is not None, addend is not None, int_bits is not None)
 
@@ -166,7 +191,7 @@ def _fused(plan: Plan, layout: Layout, dtype: torch.dtype, affine: bool, addend:
         "SLOPE": plan.negative_slope, "UPPER": plan.upper if capped else 0.0, "LEAKY": leaky, "CAPPED": capped, "AFFINE": affine, "ADDEND": addend,
         "WORDS": words, "MANY": bool(layout.flags & FRAC_PER_CHANNEL), "MANY_SCALES": bool(layout.flags & SCALE_PER_CHANNEL),
         "MANY_SHIFTS": bool(layout.flags & SHIFT_PER_CHANNEL), "T": tl.float32 if single and not affine else tl.float64,
-        "LONG": layout.outer * layout.channels * layout.inner >= 2**31 - 2 * _TILE,
+        "LONG": layout.outer * layout.channels * layout.inner >= 2**31 - (_SPLITS + 1) * _TILE,  # the last tiles may lie beyond
     }  # fmt: skip
     return Fused(layout, wide, constants, _tile(layout))
 
@@ -177,6 +202,11 @@ def _tile(layout: Layout) -> tuple[int, int]:
         return min(_TILE, _power_above(layout.outer * layout.inner)), 1
     columns = min(_power_above(layout.channels), _TILE if layout.outer == 1 else _WIDEST_TILE)
     return min(_TILE // columns, _power_above(layout.outer)), columns
+
+
+def has_grid(layout: Layout) -> bool:
+    """Whether there are as many programs as its channels need."""
+    return -(-layout.channels // _tile(layout)[1]) <= _MOST_BLOCKS
 
 
 def _power_above(count: int) -> int:

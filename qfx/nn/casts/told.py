@@ -61,8 +61,9 @@ def is_recording() -> bool:
 
 
 def flat(questions: Sequence[Question]) -> Tensor:
-    """The numbers of all, one behind the other, on their device: float64 holds those of every dtype."""
-    return torch.cat([question.numbers.detach().reshape(-1).double() for question in questions])
+    """The numbers of all, one behind the other, on the device of the first: float64 holds those of every dtype."""
+    device = questions[0].numbers.device
+    return torch.cat([question.numbers.detach().reshape(-1).double().to(device) for question in questions])
 
 
 def by_layer(questions: Sequence[Question], numbers: Tensor) -> Answers:

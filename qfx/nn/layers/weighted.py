@@ -190,8 +190,11 @@ class Weighted(Computing, abstract=True):
             return
         most = max(abs(known.x.hull.lo), abs(known.x.hull.hi))
         if most:
-            lsb = torch.exp2(-near.there(cast.frac_bits, cast.frac_start, cast.spec).double())
-            yield told.Question(self, "rows", _largest(weight.double().abs() + lsb, known.weight), _WHOLE_IN_FLOAT32 / (_ROUNDED_SUM * most))
+            with torch.no_grad():
+                points = near.there(cast.frac_bits, cast.frac_start, cast.spec).double()
+                rows = (weight.double().abs() + torch.exp2(-points)).flatten(1).sum(1)
+                units = torch.exp2(points.reshape(len(points), -1).amax(1) if points.dim() else points)  # of this forward: ``known`` is of one before
+                yield told.Question(self, "rows", (rows * units).max(), _WHOLE_IN_FLOAT32 / (_ROUNDED_SUM * most))
 
     def _in_float32(self, x: QTensor, weight: QTensor, bias: QTensor | None, norm: FoldedNorm | None) -> Tensor:
         constant = None if bias is None else bias.value
