@@ -62,7 +62,10 @@ class _Rewriting:
         }
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.constants |= {
-            node.output[0]: made for node in graph.node if node.op_type == "Constant" and node.domain in _STANDARD if (made := _held(node)) is not None
+            node.output[0]: made
+            for node in graph.node
+            if node.op_type == "Constant" and node.domain in _STANDARD
+            if (made := _held(node)) is not None
         }
         self.moved: dict[tuple[str, int], str] = {}
         self.taken = {name for node in graph.node for name in (node.name, *node.input, *node.output)} | {*self.shapes, *self.constants}
