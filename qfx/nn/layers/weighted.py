@@ -202,8 +202,8 @@ class Weighted(Computing, abstract=True):
             return self._operator(x.value, weight.value, constant)
 
     def _again(self, weight: QTensor, norm: FoldedNorm | None) -> Callable[[], Tensor] | None:
-        """What gives the cast weight again, without gradient: the cast, where it follows from the layer's own weight and binary points alone. None where
-        nobody would notice that these have changed."""
+        """What gives the cast weight again, without gradient: the cast, where it follows from the layer's own weight and binary points alone. None
+        where nobody would notice that these have changed."""
         kept, by, own = weight.value.detach(), self.weight_cast, self._parameters.get("weight")
         if kept.numel() < LARGE or own is None or norm is not None or not quick.is_repeatable(by):
             return unchanged(lambda: kept, kept)

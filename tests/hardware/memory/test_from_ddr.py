@@ -18,7 +18,7 @@ from support.bundles import build_bundle
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.board import board
-from qfx.hardware.cost import resources
+from qfx.hardware.cost import pieces, resources
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Request, Schedule
@@ -285,7 +285,7 @@ def test_options_of_tiles_count_the_logic_that_their_processes_have(monkeypatch:
     """The parts that all foldings share are added up apart from ``Tiles.logic``: both are the same sums, with every other part left away."""
     on = resources.device(board("ultra96v2").part)
     for part in ("memory", "queue", "rewidth"):
-        monkeypatch.setattr(tilings.pieces, part, lambda *_: resources.Resources())
+        monkeypatch.setattr(pieces, part, lambda *_: resources.Resources())
     monkeypatch.setattr(tilings, "master", lambda _: resources.Resources())
     design = lower(*from_ddr())
     tiles = [process for process in design.processes if isinstance(process, d.Tiles)]
