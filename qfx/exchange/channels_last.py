@@ -184,7 +184,8 @@ def _held(node: onnx.NodeProto) -> onnx.TensorProto | None:
         if found.name == "value":
             return found.t
         if found.name in _OF_NUMBERS:
-            return numpy_helper.from_array(np.asarray(helper.get_attribute_value(found), dtype=_OF_NUMBERS[found.name]))
+            made: onnx.TensorProto = numpy_helper.from_array(np.asarray(helper.get_attribute_value(found), dtype=_OF_NUMBERS[found.name]))
+            return made
     return None
 
 
