@@ -182,7 +182,8 @@ def _held(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """What a Constant holds, in whichever of its attributes; None for strings and sparse tensors."""
     for found in node.attribute:
         if found.name == "value":
-            return found.t
+            held: onnx.TensorProto = found.t
+            return held
         if found.name in _OF_NUMBERS:
             made: onnx.TensorProto = numpy_helper.from_array(np.asarray(helper.get_attribute_value(found), dtype=_OF_NUMBERS[found.name]))
             return made
