@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import TypeVar
@@ -14,6 +15,7 @@ _T = TypeVar("_T")
 
 DOMAIN = "qonnx.custom_op.channels_last"
 
+_STANDARD = ("", "ai.onnx")
 _WRAPPED = ("Conv", "MaxPool", "BatchNormalization")
 _NUMBER_BY_NUMBER = (
     "Relu",
@@ -32,6 +34,9 @@ _NUMBER_BY_NUMBER = (
     "Div",
 )
 
+_OF_NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+"""Attributes of a Constant, and the type of what it then gives."""
+
 
 def channels_first(model: onnx.ModelProto) -> None:
     """Rewrite ``model``: its operators with the channels last become those of ONNX, between transposes.
@@ -44,7 +49,8 @@ def channels_first(model: onnx.ModelProto) -> None:
 
 
 class _Rewriting:
-    """``first``: of values, the name under which they lie with the channels first, and their number of axes. ``owed``: which of them lie so alone."""
+    """``first``: of values, the name under which they lie with the channels first, and their number of axes. ``owed``: which of them lie so alone.
+    ``moved``: of constants with an entry for each axis, and a number of axes, the name of that with the channels first. ``taken``: all names."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
@@ -56,12 +62,13 @@ class _Rewriting:
         }
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self.constants |= {
-            node.output[0]: attribute.t
+            node.output[0]: made
             for node in graph.node
-            if node.op_type == "Constant"
-            for attribute in node.attribute
-            if attribute.name == "value"
+            if node.op_type == "Constant" and node.domain in _STANDARD
+            if (made := _held(node)) is not None
         }
+        self.moved: dict[tuple[str, int], str] = {}
+        self.taken = {name for node in graph.node for name in (node.name, *node.input, *node.output)} | {*self.shapes, *self.constants}
 
     def carry_out(self) -> None:
         for node in self.graph.node:
@@ -79,19 +86,26 @@ class _Rewriting:
             del held[:]  # type: ignore[attr-defined, unused-ignore]
             held.extend(found)  # type: ignore[attr-defined, unused-ignore]
 
+    def _unused(self, name: str) -> str:
+        """``name``, or one that nothing has yet."""
+        free = next(each for count in itertools.count() if (each := name + "_" * count) not in self.taken)
+        self.taken.add(free)
+        return free
+
     def _give(self, names: Sequence[str]) -> None:
         """Let values lie with the channels last too, for who reads them so."""
         for name in names:
             if name in self.owed:
                 source, rank = self.first[name]
-                self.nodes.append(helper.make_node("Transpose", [source], [name], name=f"{name}.last", perm=(0, *range(2, rank), 1)))
+                self.nodes.append(helper.make_node("Transpose", [source], [name], name=self._unused(f"{name}.last"), perm=(0, *range(2, rank), 1)))
                 self.owed.remove(name)
 
     def _turned(self, name: str, rank: int) -> str:
         """The name of a value with the channels first."""
         if name not in self.first:
-            self.first[name] = f"{name}.first", rank
-            self.nodes.append(helper.make_node("Transpose", [name], [f"{name}.first"], name=f"{name}.first", perm=_moved(range(rank))))
+            turned = self._unused(f"{name}.first")
+            self.first[name] = turned, rank
+            self.nodes.append(helper.make_node("Transpose", [name], [turned], name=turned, perm=_moved(range(rank))))
         return self.first[name][0]
 
     def _becomes(self, node: onnx.NodeProto, inputs: Sequence[str], rank: int) -> bool:
@@ -99,17 +113,19 @@ class _Rewriting:
         made = deepcopy(node)
         del made.input[:]
         made.input.extend(inputs)
-        made.output[0] = f"{node.output[0]}.first"
+        made.output[0] = self._unused(f"{node.output[0]}.first")
         self.first[node.output[0]] = made.output[0], rank
         self.owed.add(node.output[0])
         self.nodes.append(made)
         return True
 
     def _wrapped(self, node: onnx.NodeProto) -> bool:
+        if node.domain != DOMAIN or node.op_type not in _WRAPPED or len(node.output) != 1:
+            return False
         kernel = next((len(found.ints) for found in node.attribute if found.name == "kernel_shape"), None)
         known = self.first[node.input[0]][1] if node.input[0] in self.first else len(self.shapes.get(node.input[0], ()))
         rank = known if kernel is None else kernel + 2
-        if node.domain != DOMAIN or node.op_type not in _WRAPPED or len(node.output) != 1 or rank < 3:
+        if rank < 3:
             return False
         moved = 2 if node.op_type == "Conv" else 1
         self._becomes(node, [self._turned(name, rank) if place < moved else name for place, name in enumerate(node.input)], rank)
@@ -150,12 +166,28 @@ class _Rewriting:
             if name and name not in self.constants:
                 return False
             if name and place > 1 and np.prod(self.constants[name].dims) == rank:
-                inputs[place] = f"{name}.first"
-                if inputs[place] not in self.constants:
-                    numbers = numpy_helper.to_array(self.constants[name])[list(_moved(range(rank)))]
-                    self.constants[inputs[place]] = numpy_helper.from_array(numbers, inputs[place])
-                    self.graph.initializer.append(self.constants[inputs[place]])
+                inputs[place] = self._in_order(name, rank)
         return self._becomes(node, inputs, rank)
+
+    def _in_order(self, name: str, rank: int) -> str:
+        """The name of a constant whose entries belong to the axes, with the channels first."""
+        if (name, rank) not in self.moved:
+            moved = self.moved[name, rank] = self._unused(f"{name}.first")
+            numbers = numpy_helper.to_array(self.constants[name]).reshape(rank)[list(_moved(range(rank)))]
+            self.graph.initializer.append(numpy_helper.from_array(numbers, moved))
+        return self.moved[name, rank]
+
+
+def _held(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """What a Constant holds, in whichever of its attributes; None for strings and sparse tensors."""
+    for found in node.attribute:
+        if found.name == "value":
+            held: onnx.TensorProto = found.t
+            return held
+        if found.name in _OF_NUMBERS:
+            made: onnx.TensorProto = numpy_helper.from_array(np.asarray(helper.get_attribute_value(found), dtype=_OF_NUMBERS[found.name]))
+            return made
+    return None
 
 
 def _moved(axes: Sequence[_T]) -> tuple[_T, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qfx.errors import ExactnessError
 from qfx.fixed.arith import Bounds
-from qfx.nn.casts.lean import LARGE, keeping
+from qfx.nn.casts.lean import LARGE, keeping, unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class QTensor:
     one for all. ``interval`` bounds the whole expression and names its grid, or that of each channel. Keeping the expression lets the Cast that ends
     it run in one pass over memory, in registers wide enough to be exact; ``tensor()`` carries it out where no Cast follows.
 
-    ``again`` makes the addend once more, the same numbers, of what is alive anyway: so that a backward pass need not keep it.
+    ``again`` makes the addend once more, the same numbers, of what is alive anyway: so that a backward pass need not keep it. It raises
+    a RuntimeError where that has been written into since (``lean.unchanged``).
     """
 
     value: Tensor
@@ -57,7 +58,7 @@ class QTensor:
             return self._carried_out().to(dtype_of(self.interval, self.value.dtype))
         result = self.value.double()
         if self.scale is not None:
-            with keeping({} if result is self.value else {result: self.value.double}):
+            with keeping({} if result is self.value else {result: unchanged(self.value.double, self.value)}):
                 result = result * _per_channel(self.scale, result)
         if self.shift is not None:
             result = result + _per_channel(self.shift, result)
@@ -87,16 +88,16 @@ class QTensor:
             F.leaky_relu_(result, self.negative_slope)
         return result if self.upper is None else torch.where(result < self.upper, result, self.upper)
 
-    def operands(self) -> tuple[Tensor, dict[Tensor, Callable[[], Tensor]]]:
+    def operands(self) -> tuple[Tensor, dict[Tensor, Callable[[], Tensor] | None]]:
         """``value`` in the dtype that a Cast computes in, and what makes this or the addend again where a backward pass need not keep it."""
         value, addend = self.value, self.addend
         if addend is None:
             return value, {}
-        made = {} if self.again is None else {addend: self.again}
+        made = {addend: self.again}
         if value.dtype is not torch.float32 or addend.dtype is not torch.float64:
             return value, made
         wide = value.double()
-        return wide, {**made, wide: value.double}
+        return wide, {**made, wide: unchanged(value.double, value)}
 
     def pending(self) -> dict[str, Any]:
         """What is still to be done to the value, by the names that ``qfx.fixed.kernel.quantize`` has for it."""
@@ -129,7 +130,7 @@ class QTensor:
         """What gives ``tensor()`` once more, where that needs less memory than to keep it."""
         if self.is_plain or self.addend is not None or self.value.dtype is torch.float64 or self.value.numel() < LARGE:
             return None
-        return self.tensor
+        return unchanged(self.tensor, self.value, self.scale, self.shift)
 
     def negated(self) -> QTensor:
         return QTensor(-self.tensor(), -self.interval)

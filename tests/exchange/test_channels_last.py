@@ -10,11 +10,11 @@ import pytest
 import torch
 from exchange.qonnx_nets import COMMON, Array, assert_equal, executed, f32, inputs, quant, saved
 from executors import same_in_torch_and_the_file
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import qfx
 from qfx.errors import UnsupportedError
-from qfx.exchange.channels_last import DOMAIN
+from qfx.exchange.channels_last import DOMAIN, channels_first
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of QONNX
 
@@ -92,6 +92,39 @@ def test_a_network_with_the_channels_last_is_that_of_qonnx(tmp_path: Path) -> No
     constants["b"][1] += 1 / 64  # one least significant bit
     with pytest.raises(AssertionError):
         assert_equal(q, executed(file(tmp_path, plain, constants), x), x)
+
+
+def same_numbers(folder: Path, nodes: list[onnx.NodeProto], constants: dict[str, Array]) -> bool:
+    """Whether they are those of ``network()``."""
+    x = torch.from_numpy(inputs(3, 4, 6, 2, scale=3))
+    with torch.no_grad():
+        found, expected = (qfx.from_onnx(file(folder, *each))(x) for each in ((nodes, constants), network()))
+    return torch.equal(found, expected)
+
+
+def test_constants_may_be_nodes(tmp_path: Path) -> None:
+    nodes, constants = network()
+    held = [helper.make_node("Constant", [], [name], value=numpy_helper.from_array(constants.pop(name), name)) for name in ("w", "u", "step")]
+    held.append(helper.make_node("Constant", [], ["twice"], value_floats=constants.pop("twice").tolist()))
+    assert same_numbers(tmp_path, [*held, *nodes], constants)
+    wrong = helper.make_node("Constant", [], ["step"], value_float=0.5)
+    assert not same_numbers(tmp_path, [*(wrong if node.output[0] == "step" else node for node in held), *nodes], constants)
+
+
+def test_names_that_a_file_has_stay_its_own(tmp_path: Path) -> None:
+    nodes, constants = network()
+    constants |= {"twice.first": f32(1.0, 1.0, 1.0, 1.0), "xq.first": f32(0.25)}
+    for node in nodes:
+        if node.name == "quant_rq":
+            node.input[1] = "xq.first"  # its scale, as before
+            node.name = "s.last"
+    assert same_numbers(tmp_path, nodes, constants)
+    model = onnx.load(file(tmp_path, nodes, constants))
+    channels_first(model)
+    made = [name for node in model.graph.node for name in node.output] + [tensor.name for tensor in model.graph.initializer]
+    assert len(made) == len(set(made))
+    names = [node.name for node in model.graph.node if node.name]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("kind", ["AveragePool", "Resize"])

@@ -294,6 +294,15 @@ def test_what_is_asked_for_most_is_refused_with_a_way_out(tmp_path: Path, kind: 
             reference(content, np.zeros((1, 5), np.int16))
 
 
+@pytest.mark.parametrize("kind", ["LEAKY_RELU", "TANH", "LOGISTIC"])
+def test_a_function_from_int8_to_int16_is_not_said_to_be_without_a_kernel(tmp_path: Path, kind: str) -> None:
+    file = Writing()
+    x, y = file.tensor("x", (1, 5), 0.1), file.tensor("y", (1, 5), 0.1, dtype="INT16")
+    file.op(kind, [x], [y], **({"table": "LeakyReluOptions", "alpha": 0.3} if kind == "LEAKY_RELU" else {}))
+    with pytest.raises(UnsupportedError, match="qfx reads it in int8 only"):
+        read(tmp_path, file.content([x], [y]))
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "words"), [((0, 1), (), "does not fit its tensors"), ((0,), (2,), "does not fit"), ((0, -1), (2,), "leaves out a tensor")]
 )

@@ -91,7 +91,10 @@ class Options(NamedTuple):
     @classmethod
     def of(cls, options: Sequence[Option]) -> Options:
         """Those in a list."""
-        costs, between = (np.array([counts(getattr(option, field)) for option in options], dtype=np.int64) for field in ("cost", "between"))
+        costs, between = (
+            np.array([counts(getattr(option, field)) for option in options], dtype=np.int64).reshape(len(options), len(counts(_NOTHING)))
+            for field in ("cost", "between")
+        )
         takes, gives, busy, memory = (
             np.array([getattr(option, field) for option in options], dtype=np.int64) for field in ("takes", "gives", "busy", "memory")
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qfx.errors import ProjectError
 from qfx.hardware.board import Board
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import capacity
@@ -109,6 +110,9 @@ def layers(
         if found and found[-1].name == name:  # one more process of its layer
             found[-1] = _joined(found[-1], sources, options)
             continue
+        if not options.foldings:
+            what = "no folding of it can be built: not even one number at a time fits the words between processes"
+            raise ProjectError(what, where=name, remedy="give its values and its weights shorter words")
         made = _layer(name, process.role, sources, _affordable(options, board), process.limit(setting))
         paired = frozenset(place for place, stream in enumerate(streams) if stream in process.paired)
         tapped = frozenset(place for place, stream in enumerate(streams) if origin[stream.name][1])

@@ -123,7 +123,12 @@ def _float(network: Network, op: Op, function: Callable[[npt.NDArray[np.float64]
 
 def _require_bytes(network: Network, op: Op) -> None:
     if network.width(op.inputs[0]) != 8 or network.width(op.outputs[0]) != 8:
-        raise UnsupportedError("is a function of int16, which LiteRT has no kernel for", where=network.where(op), remedy="give it int8")
+        why = (
+            "is a function of int16, which LiteRT has no kernel for"
+            if op.kind == "HARD_SWISH"
+            else "has words of other lengths; qfx reads it in int8 only"
+        )
+        raise UnsupportedError(why, where=network.where(op), remedy="give it int8, input and result")
 
 
 def _table(network: Network, op: Op, entries: Ints) -> None:

@@ -164,7 +164,8 @@ class Weighted(Computing, abstract=True):
             return self._in_float32(x, weight, None, norm)
         check_float64(products, self.name)
         wide, narrow, again = (x.value.double(), weight.value.double()), x.value.detach(), self._again(weight, norm)
-        with keeping({wide[0]: narrow.double, wide[1]: lambda: again().double()}):
+        made = None if again is None else lambda: again().double()
+        with keeping({wide[0]: unchanged(narrow.double, narrow), wide[1]: made}):
             return self._operator(*wide, None)
 
     def _fits_float32(self, x: QTensor, weight: QTensor, norm: FoldedNorm | None) -> bool:
@@ -203,11 +204,12 @@ class Weighted(Computing, abstract=True):
         with keeping({weight.value: self._again(weight, norm)}):
             return self._operator(x.value, weight.value, constant)
 
-    def _again(self, weight: QTensor, norm: FoldedNorm | None) -> Callable[[], Tensor]:
-        """What gives the cast weight again, without gradient: the cast, where it follows from the layer's own weight and binary points alone."""
+    def _again(self, weight: QTensor, norm: FoldedNorm | None) -> Callable[[], Tensor] | None:
+        """What gives the cast weight again, without gradient: the cast, where it follows from the layer's own weight and binary points alone. None
+        where nobody would notice that these have changed."""
         kept, by, own = weight.value.detach(), self.weight_cast, self._parameters.get("weight")
         if kept.numel() < LARGE or own is None or norm is not None or not quick.is_repeatable(by):
-            return lambda: kept
+            return unchanged(lambda: kept, kept)
         return unchanged(lambda: by(self.cast_weight()).value, own, by.frac_bits)
 
     def multiplied(self, bits: Sequence[Tensor], own: Own) -> Tensor:

@@ -18,12 +18,15 @@ from support.bundles import build_bundle
 from qfx.errors import ProjectError
 from qfx.fixed.type import FixedType
 from qfx.hardware.board import board
+from qfx.hardware.cost import pieces, resources
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Request, Schedule
+from qfx.hardware.folding.memory import tilings
 from qfx.hardware.folding.search import fitting_plan, resolve
-from qfx.hardware.processes.memory.from_memory import FromMemory, beats, numbers_a_beat
+from qfx.hardware.processes.memory.from_memory import FromMemory, beats, numbers_a_beat, port_bits
 from qfx.hardware.processes.memory.tiles import Tiling
+from qfx.hardware.processes.process import Setting
 from qfx.hardware.project import csim
 from qfx.hardware.project.project import Project, write_project
 from qfx.hardware.timing.fifo import size_fifos
@@ -268,6 +271,37 @@ def test_a_folding_that_says_it_of_every_layer_is_taken() -> None:
     graph, schedule = from_ddr()
     request = Request(foldings=schedule.foldings, memory="ddr")
     assert resolve(graph, board("ultra96v2"), request, clock_ns=5).schedule.foldings == schedule.foldings
+
+
+def test_a_layer_that_no_folding_can_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where one weight is wider than a word: the limit is set so low that nothing stays below it."""
+    graph, _ = from_ddr()
+    monkeypatch.setattr(tilings, "MAX_WORD_BITS", 0)
+    with pytest.raises(ProjectError, match="whole: no folding of it can be built"):
+        resolve(graph, board("ultra96v2"), Request(memory="ddr", fit=True), clock_ns=5)
+
+
+def test_options_of_tiles_count_the_logic_that_their_processes_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts that all foldings share are added up apart from ``Tiles.logic``: both are the same sums, with every other part left away."""
+    on = resources.device(board("ultra96v2").part)
+    for part in ("memory", "queue", "rewidth"):
+        monkeypatch.setattr(pieces, part, lambda *_: resources.Resources())
+    monkeypatch.setattr(tilings, "master", lambda _: resources.Resources())
+    design = lower(*from_ddr())
+    tiles = [process for process in design.processes if isinstance(process, d.Tiles)]
+    assert len(tiles) >= 4
+    for unit in tiles:
+        setting = Setting(on, None, None, (design.input, design.output), memory_tiles=4)
+        options = unit.options(setting)
+        assert len({folding.rows for folding in options.foldings}) > 1 or unit.tiling.plane[2] == 1
+        for place in np.linspace(0, len(options.foldings) - 1, 5).astype(int):
+            folding = options.foldings[place]
+            made = unit.folded(folding.pe, folding.simd, folding.rows, folding.arithmetic)
+            bits = port_bits(folding.pe * folding.simd, made.weights.type.width, made.tiling.pixels)
+            read = beats(folding.pe * folding.simd, made.tiling.weights, made.weights.type.width, bits)
+            reader = [resources.handshake(1, 1), resources.counter(max(read, 2)), resources.counter(max(made.tiling.tiles, 2))]
+            want = resources.counts(resources.total([made.logic(on), *reader]))
+            assert options.costs[place].tolist() == list(want)
 
 
 def test_a_board_that_knows_no_memory_is_refused() -> None:

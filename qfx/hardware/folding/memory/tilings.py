@@ -41,6 +41,8 @@ def options(unit: Tiles, setting: Setting) -> Options:
     found = []
     for pe in divisors(outputs):
         names = tuple(name for name in possible if dsp.pays(name, pe))
+        if not names:
+            continue
         lanes = _lanes(unit, pe, on)
         for simd in divisors(channels):
             if pe * simd > _MOST_LANES or pe * simd * unit.weights.type.width > MAX_WORD_BITS:
@@ -91,7 +93,9 @@ def _shaped(unit: Tiles, pe: int, simd: int, rows: Sequence[int], names: Sequenc
 
 
 def _joined(parts: Sequence[Options]) -> Options:
-    """All of them, in order."""
+    """All of them, in order; none of none."""
+    if not parts:
+        return Options.of(())
     foldings = [folding for part in parts for folding in part.foldings]
     takes, gives, busy, costs, between, memory = (np.concatenate(columns) for columns in zip(*(part[1:] for part in parts), strict=True))
     return Options(foldings, takes, gives, busy, costs, between, memory)
