@@ -35,6 +35,9 @@ _CHEAPEST = ((_NEAR, 4), (2 * _NEAR, 16))
 _SURE = 1e-6
 """Of shares, more than what the solver's tolerances make of them."""
 
+_PRICED = 1e-7
+"""What the solver's reduced costs may be wrong by, of the option of one layer."""
+
 _REACHED = 1e-7
 """An excess that is none: there the solver ends."""
 
@@ -153,7 +156,7 @@ def _possible(problem: Problem) -> list[IntArray] | None:
     excess, prices = program.relaxed()
     if prices is None:
         return None if excess == np.inf else [np.arange(len(shares)) for shares in problem.shares]
-    sure = _SURE * max(len(problem.shares), 1)
+    sure = max(_SURE, _PRICED * len(problem.shares))
     if excess > sure:
         return None
     own = [prices[start:end] for start, end in zip(program.offsets[:-1], program.offsets[1:], strict=True)]
