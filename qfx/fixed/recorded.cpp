@@ -4,6 +4,7 @@
 // The arithmetic is that of native.cpp, whose entries come as addresses; here is only what autograd wants: what is saved, and where gradients go.
 #include <Python.h>
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
@@ -145,13 +146,16 @@ struct Step : public Once {
     }
 };
 
+// Room for a float32 tensor like one without gaps; a dispatched empty_like takes longer than the cast of a bias.
+Tensor room_like(const Tensor& t) { return Tensor(at::detail::empty_cpu(t.sizes(), at::kFloat)); }
+
 // The constant of a linear layer with its cast: of the common case, a contiguous float32 tensor and one binary point.
 struct Held {
     const Entry* entry;
     double frac_grad_scale;
 
     Tensor cast(const Tensor& constant, const Tensor& frac) const {  // not defined: the cast refused
-        Tensor out = at::empty_like(constant);
+        Tensor out = room_like(constant);
         const int64_t size = constant.numel();
         const int status = entry->forward(&entry->plan, room(out), data(constant), nullptr, data(frac), nullptr, nullptr, nullptr, 1, 1, size, flags_of(*entry, size));
         return status ? Tensor() : out;
@@ -159,8 +163,8 @@ struct Held {
 
     void gradients(const Entry& kept, Tensor grad, const Tensor& constant, const Tensor& frac, Tensor& by_constant, Tensor& by_frac, bool wants_frac) const {
         grad = grad.contiguous();
-        by_constant = at::empty_like(constant);
-        if (wants_frac) by_frac = at::empty_like(frac);
+        by_constant = room_like(constant);
+        if (wants_frac) by_frac = room_like(frac);
         const int64_t size = constant.numel();
         const int status = kept.backward(&kept.plan, room(by_constant), nullptr, data(grad), data(constant), nullptr, data(frac), nullptr, nullptr, nullptr, 1,
                                          1, size, flags_of(kept, size), frac_grad_scale, room(by_frac), nullptr, nullptr, nullptr);
