@@ -248,7 +248,7 @@ def _compile(
     attempts: tuple[tuple[str, ...], ...]
     if asked is None:
         clang = "clang" in _run((*compiler, "--version"), built.parent)[1]
-        attempts = ((*FLAGS, *(("-fopenmp-simd",) if clang and parallel else parallel)), _SURELY_KNOWN)
+        attempts = ((*FLAGS, *(("-fopenmp-simd",) if clang or not parallel else parallel)), _SURELY_KNOWN)
     else:
         attempts = (asked,)
     complaint = ""
