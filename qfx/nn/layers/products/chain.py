@@ -57,25 +57,26 @@ class Chain:
         if not torch.is_grad_enabled() or torch.compiler.is_dynamo_compiling() or _hooked_everywhere() or hooked():
             return self._one_by_one(model, x)
         given: QTensor = x if self.head is None else _input(_at(model, self.head), x)
+        value, interval = (given.value, given.interval) if given.is_plain else (None, given.interval)
         looked = False
         for link in self.links:
             linear, relu, cast = _at(model, link.linear), None if link.relu is None else _at(model, link.relu), _at(model, link.cast)
-            if not (_is_plain(linear, QLinear) and _is_plain(cast, Quantizer) and (relu is None or _is_plain(relu, QReLU))):
-                given = _called(linear, relu, cast, given)
-                continue
-            found: whole.Followed | None = linear._followed
-            if found is not None and found.by.negative_slope == (1.0 if relu is None else 0.0) and given.is_plain:
+            is_plain = _is_plain(linear, QLinear) and _is_plain(cast, Quantizer) and (relu is None or _is_plain(relu, QReLU))
+            found: whole.Followed | None = linear._followed if is_plain else None
+            if value is not None and found is not None and found.by.negative_slope == (1.0 if relu is None else 0.0):
                 if not looked:
-                    refuse_inexact(given.value, linear.name)
+                    refuse_inexact(value, linear.name)
                     looked = True
-                value = whole.cast_of(linear, cast, found, given.value, given.interval)
-                if value is not None:
-                    given = QTensor(value, found.result)
+                result = whole.cast_of(linear, cast, found, value, interval)
+                if result is not None:
+                    value, interval = result, found.result
                     continue
-            result = _called(linear, relu, cast, given)
-            linear._followed = whole.followed(linear, cast, given, result)
-            given = result
-        return given
+            before = given if value is None else QTensor(value, interval)
+            given = _called(linear, relu, cast, before)
+            if is_plain:
+                linear._followed = whole.followed(linear, cast, before, given)
+            value, interval = (given.value, given.interval) if given.is_plain else (None, given.interval)
+        return given if value is None else QTensor(value, interval)
 
     def _one_by_one(self, model: nn.Module, x: Any) -> QTensor:
         given: QTensor = x if self.head is None else _at(model, self.head)(x)
