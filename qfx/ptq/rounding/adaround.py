@@ -23,7 +23,7 @@ def adaround(
     qmodel: nn.Module, data: Tensor | Iterable[Tensor], *, iterations: int = 10_000, rate: float = 1e-2, seed: int = 0, **options: Any
 ) -> tuple[LayerResult, ...]:
     """``round_weights`` by AdaRound: each weight goes up or down (Nagel et al. 2020). As in the paper, 10,000 ``iterations`` per layer, which
-    take some two minutes of one core for ResNet-20; with 1,000 the layers' errors are 15 % greater, its accuracy is the same."""
+    take some minute and a half of one core for ResNet-20; with 1,000 the layers' errors are 15 % greater, its accuracy is the same."""
     solver = partial(solve_adaround, iterations=iterations, rate=rate, seed=seed)
     return round_layers(qmodel, data, solver, name="adaround", seed=seed, **options)
 
