@@ -36,7 +36,15 @@ Step = Callable[[], Tensor]
 
 
 def contestants(
-    build: Build, x: Tensor, labels: Tensor, bits: Sequence[int] = BITS, *, jit: bool = False, collect: int | None = None, device: str = "cpu"
+    build: Build,
+    x: Tensor,
+    labels: Tensor,
+    bits: Sequence[int] = BITS,
+    *,
+    jit: bool = False,
+    collect: int | None = None,
+    device: str = "cpu",
+    fused: bool = False,
 ) -> dict[str, Step]:
     """A training step of each: float32 first, then the same with channels last in memory where there are pixels, qfx at each word length (every
     binary point learned; with channels last too), qfx with a learned word length for each weight and each channel of activations, and Brevitas, if it
@@ -44,33 +52,33 @@ def contestants(
     which has its JIT if the environment says BREVITAS_JIT=1. All networks and data are moved to ``device``."""
     torch.manual_seed(0)
     x, labels, model = x.to(device), labels.to(device), build(Layers()).to(device)
-    steps = {"float32": _step(model, [{"params": model.parameters()}], x, labels)}
+    steps = {"float32": _step(model, [{"params": model.parameters()}], x, labels, fused)}
     if not jit:
         if x.dim() == 4:
             last = build(Layers()).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             images = x.contiguous(memory_format=torch.channels_last)
-            steps["float32, channels last"] = _step(last, [{"params": last.parameters()}], images, labels)
+            steps["float32, channels last"] = _step(last, [{"params": last.parameters()}], images, labels, fused)
         for width in bits:
             qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(width))
-            steps[f"qfx, {width} bits"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
+            steps[f"qfx, {width} bits"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels, fused)
             if x.dim() == 4:
                 qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(width)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                steps[f"qfx, {width} bits, channels last"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), images, labels)
+                steps[f"qfx, {width} bits, channels last"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), images, labels, fused)
         weight, activation = (qfx.Spec(LEARNED_FROM, granularity=each, learn_width=True) for each in ("element", "channel"))
         qmodel = qfx.quantize(model, x, qfx.Recipe(weight=weight, activation=activation))
-        steps["qfx, a width per weight"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels)
+        steps["qfx, a width per weight"] = _step(qmodel, qfx.parameter_groups(qmodel, lr=LEARNING_RATE), x, labels, fused)
     if importlib.util.find_spec("brevitas") is not None:
         from benchmarks.brevitas_layers import STEPS, BrevitasLayers, settle
 
         collect = STEPS if collect is None else collect
         other = build(BrevitasLayers(collect)).to(device)
-        settle(other, _step(other, [{"params": other.parameters()}], x[:SETTLING], labels[:SETTLING]), collect)
-        steps[f"Brevitas, 8 bits{', JIT' if jit else ''}"] = _step(other, [{"params": other.parameters()}], x, labels)
+        settle(other, _step(other, [{"params": other.parameters()}], x[:SETTLING], labels[:SETTLING], fused), collect)
+        steps[f"Brevitas, 8 bits{', JIT' if jit else ''}"] = _step(other, [{"params": other.parameters()}], x, labels, fused)
     return steps
 
 
-def _step(model: nn.Module, groups: list[dict[str, object]], x: Tensor, labels: Tensor) -> Step:
-    optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9)
+def _step(model: nn.Module, groups: list[dict[str, object]], x: Tensor, labels: Tensor, fused: bool = False) -> Step:
+    optimizer = torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.9, fused=fused or None)
     model.train()
 
     def step() -> Tensor:
@@ -85,18 +93,27 @@ def _step(model: nn.Module, groups: list[dict[str, object]], x: Tensor, labels: 
     return step
 
 
-def resnet20(batch: int = 128, turns: int = 9, *, jit: bool = False, collect: int | None = None, device: str = "cpu") -> dict[str, Timing]:
+def resnet20(
+    batch: int = 128, turns: int = 9, *, jit: bool = False, collect: int | None = None, device: str = "cpu", fused: bool = False
+) -> dict[str, Timing]:
     """ResNet-20 on CIFAR shapes."""
     x, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-    return alternate(contestants(ResNet, x, labels, jit=jit, collect=collect, device=device), turns=turns, calls=1, warm_up=3)
+    return alternate(contestants(ResNet, x, labels, jit=jit, collect=collect, device=device, fused=fused), turns=turns, calls=1, warm_up=3)
 
 
 def small_mlp(
-    batch: int = 1024, turns: int = 25, calls: int = 40, *, jit: bool = False, collect: int | None = None, device: str = "cpu"
+    batch: int = 1024,
+    turns: int = 25,
+    calls: int = 40,
+    *,
+    jit: bool = False,
+    collect: int | None = None,
+    device: str = "cpu",
+    fused: bool = False,
 ) -> dict[str, Timing]:
     """The 16-64-32-32-5 network."""
     x, labels = torch.randn(batch, 16), torch.randint(5, (batch,))
-    return alternate(contestants(mlp, x, labels, jit=jit, collect=collect, device=device), turns=turns, calls=calls)
+    return alternate(contestants(mlp, x, labels, jit=jit, collect=collect, device=device, fused=fused), turns=turns, calls=calls)
 
 
 def table(title: str, timings: dict[str, Timing]) -> Table:
@@ -116,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", default="1,2", help="numbers of torch threads, separated by commas (default: 1,2)")
     parser.add_argument("--batch", type=int, default=128, help="images in a step of ResNet-20 (default: 128)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the networks train (default: cpu)")
+    parser.add_argument("--fused", action="store_true", help="torch's fused optimizer for all of them")
     parser.add_argument("--quick", action="store_true", help="tiny batches and one turn: only to see that everything works")
     parser.add_argument("--process", choices=("plain", "jit"), default=None, help=argparse.SUPPRESS)  # one process, as JSON
     options = parser.parse_args(arguments)
@@ -123,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--device cuda: torch finds no GPU here")
     if options.process:
         torch.set_num_threads(int(options.threads))
-        print(json.dumps(_measured(options.process == "jit", options.batch, options.quick, options.device)))
+        print(json.dumps(_measured(options.process == "jit", options.batch, options.quick, options.device, options.fused)))
         return
     console = Console()
     console.print(machine() if options.device == "cpu" else f"{torch.cuda.get_device_name()}; {machine()}", highlight=False)
@@ -140,19 +158,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"load at the end: {os.getloadavg()[0]:.1f}", style="dim")
 
 
-def _measured(jit: bool, batch: int, quick: bool, device: str) -> dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
+def _measured(jit: bool, batch: int, quick: bool, device: str, fused: bool) -> dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
     batch, small = (4, 8) if quick else (batch, 1024)
     networks = {
-        f"ResNet-20, batch {batch}": resnet20(batch, 1, jit=jit, collect=2, device=device) if quick else resnet20(batch, jit=jit, device=device),
-        f"MLP 16-64-32-32-5, batch {small}": small_mlp(small, 1, 1, jit=jit, collect=2, device=device)
+        f"ResNet-20, batch {batch}": resnet20(batch, 1, jit=jit, collect=2, device=device, fused=fused)
         if quick
-        else small_mlp(small, jit=jit, device=device),
+        else resnet20(batch, jit=jit, device=device, fused=fused),
+        f"MLP 16-64-32-32-5, batch {small}": small_mlp(small, 1, 1, jit=jit, collect=2, device=device, fused=fused)
+        if quick
+        else small_mlp(small, jit=jit, device=device, fused=fused),
     }
     return {title: {name: (timing.seconds, timing.ratios) for name, timing in timings.items()} for title, timings in networks.items()}
 
 
 def _in_a_process(process: str, threads: int, asked: argparse.Namespace) -> dict[str, dict[str, Timing]]:
-    options = ["--process", process, "--threads", str(threads), "--batch", str(asked.batch), "--device", asked.device, *["--quick"] * asked.quick]
+    options = [
+        "--process",
+        process,
+        "--threads",
+        str(threads),
+        "--batch",
+        str(asked.batch),
+        "--device",
+        asked.device,
+        *["--quick"] * asked.quick,
+        *["--fused"] * asked.fused,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "BREVITAS_JIT": str(int(process == "jit"))}
     done = subprocess.run([sys.executable, "-m", "benchmarks.train_step", *options], env=env, check=False, capture_output=True, text=True)
     if done.returncode != 0:

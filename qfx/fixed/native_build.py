@@ -41,7 +41,7 @@ FLAGS = ("-O2", "-ftree-vectorize", "-march=native", "-std=c++11", "-fPIC", "-sh
 
 _SURELY_KNOWN = ("-O2", "-std=c++11", "-fPIC", "-shared", "-ffp-contract=off")  # what is tried with a compiler that refuses FLAGS
 _COMPILERS = ("g++", "c++", "clang++")
-_COMPILE_SECONDS = 120
+_COMPILE_SECONDS = 600  # on a machine with nothing else to do it takes 2 to 30
 _SHOWN = 1500  # characters of a compiler's complaint
 _SOURCES = Path(__file__).parent
 _SEAL = b"\0qfx sha256 "
@@ -57,6 +57,7 @@ class _LateError(_BuildError):
 
 
 _SLOW_TRAINING = "training takes up to 13 times as long"
+_SLOW_STEPS = "training steps of small layers take up to twice as long"
 
 
 def library(source_name: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
@@ -74,7 +75,8 @@ def library_of_one_thread(source: Path, slow: str) -> ctypes.CDLL | None:
 
 def extension(source_name: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
     """``source_name``, of this folder, compiled with these flags alone and loaded; None, and not a word, where that is impossible. What the compiler
-    refuses is remembered beside the cache's shared objects, so that not every process waits for the refusal."""
+    refuses is remembered beside the cache's shared objects, so that not every process waits for the refusal. A compiler that takes too long is
+    stopped, and a NativeKernelWarning says so, once in a process: the next one asks it again."""
     try:
         compiler, folder = _compiler(os.environ.get("CXX", "")), _cache_folder()
     except (_BuildError, CompilerError):
@@ -84,8 +86,11 @@ def extension(source_name: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
         return None
     try:
         return _library(_SOURCES / source_name, (), False, flags)
+    except _LateError as error:
+        _say("late", f"qfx runs without {source_name}: it computes the same numbers, but {_SLOW_STEPS}.\n  reason: {error}")
+        return None
     except _BuildError as error:
-        if refused is not None and not isinstance(error, _LateError):
+        if refused is not None:
             with suppress(OSError):
                 refused.write_text(str(error), encoding="utf-8")
         return None
@@ -243,7 +248,7 @@ def _compile(
     attempts: tuple[tuple[str, ...], ...]
     if asked is None:
         clang = "clang" in _run((*compiler, "--version"), built.parent)[1]
-        attempts = ((*FLAGS, *(("-fopenmp-simd",) if clang and parallel else parallel)), _SURELY_KNOWN)
+        attempts = ((*FLAGS, *(("-fopenmp-simd",) if clang or not parallel else parallel)), _SURELY_KNOWN)
     else:
         attempts = (asked,)
     complaint = ""

@@ -1,9 +1,10 @@
-// The steps of autograd of one Cast, and of a linear layer with the casts of its weight and bias, in C++: recorded.py builds them against the torch
-// that runs, and step.py says what the first stands in for.
+// The steps of autograd of one Cast, and of a linear layer with the casts of its weight, its bias and its result, in C++: recorded.py builds them
+// against the torch that runs, and step.py says what the first stands in for.
 //
 // The arithmetic is that of native.cpp, whose entries come as addresses; here is only what autograd wants: what is saved, and where gradients go.
 #include <Python.h>
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty_like.h>
@@ -145,13 +146,16 @@ struct Step : public Once {
     }
 };
 
+// Room for a float32 tensor like one without gaps; a dispatched empty_like takes longer than the cast of a bias.
+Tensor room_like(const Tensor& t) { return Tensor(at::detail::empty_cpu(t.sizes(), at::kFloat)); }
+
 // The constant of a linear layer with its cast: of the common case, a contiguous float32 tensor and one binary point.
 struct Held {
     const Entry* entry;
     double frac_grad_scale;
 
     Tensor cast(const Tensor& constant, const Tensor& frac) const {  // not defined: the cast refused
-        Tensor out = at::empty_like(constant);
+        Tensor out = room_like(constant);
         const int64_t size = constant.numel();
         const int status = entry->forward(&entry->plan, room(out), data(constant), nullptr, data(frac), nullptr, nullptr, nullptr, 1, 1, size, flags_of(*entry, size));
         return status ? Tensor() : out;
@@ -159,8 +163,8 @@ struct Held {
 
     void gradients(const Entry& kept, Tensor grad, const Tensor& constant, const Tensor& frac, Tensor& by_constant, Tensor& by_frac, bool wants_frac) const {
         grad = grad.contiguous();
-        by_constant = at::empty_like(constant);
-        if (wants_frac) by_frac = at::empty_like(frac);
+        by_constant = room_like(constant);
+        if (wants_frac) by_frac = room_like(frac);
         const int64_t size = constant.numel();
         const int status = kept.backward(&kept.plan, room(by_constant), nullptr, data(grad), data(constant), nullptr, data(frac), nullptr, nullptr, nullptr, 1,
                                          1, size, flags_of(kept, size), frac_grad_scale, room(by_frac), nullptr, nullptr, nullptr);
@@ -168,16 +172,22 @@ struct Held {
     }
 };
 
-// x * cast(weight)^T + cast(bias), and the gradients that torch's own addmm and the two casts would give one after the other, in the same order of sums.
+// x * cast(weight)^T + cast(bias), with a cast of the result or without, and the gradients that torch's own addmm and the casts would give one after
+// the other, in the same order of sums.
 struct Linear : public Once {
-    enum { IN, WEIGHT, WEIGHT_FRAC, BIAS, BIAS_FRAC, EDGES, CAST = EDGES, KEPT };
-    Held weight, bias;
-    Entry weight_entry, bias_entry;  // copies: the layer may be gone by the backward pass
+    enum { IN, WEIGHT, WEIGHT_FRAC, BIAS, BIAS_FRAC, RESULT_FRAC, EDGES, CAST = EDGES, SUMS, KEPT };
+    Held weight, bias, result;
+    Entry weight_entry, bias_entry, result_entry;  // copies: the layer may be gone by the backward pass
 
     std::string name() const override { return "LinearStepBackward"; }
 
     variable_list gradients(Tensor grad, Tensor* in) override {
         variable_list found(EDGES);
+        if (in[SUMS].defined()) {
+            Tensor by_sums;
+            result.gradients(result_entry, grad, in[SUMS], in[RESULT_FRAC], by_sums, found[RESULT_FRAC], task_should_compute_output(RESULT_FRAC));
+            grad = by_sums;
+        }
         if (task_should_compute_output(IN)) found[IN] = at::mm(grad, in[CAST]);
         if (task_should_compute_output(WEIGHT) || task_should_compute_output(WEIGHT_FRAC))
             weight.gradients(weight_entry, at::mm(grad.t(), in[IN]), in[WEIGHT], in[WEIGHT_FRAC], found[WEIGHT], found[WEIGHT_FRAC],
@@ -293,37 +303,41 @@ struct WithoutLock {  // of Python, as torch's own functions
     ~WithoutLock() { PyEval_RestoreThread(state); }
 };
 
-// linear(x, entry, frac_grad_scale, reach, point, weight, frac_bits, start, entry, frac_grad_scale, reach, point, bias, frac_bits, start, limit): the
-// layer's sums with their step, or None: a binary point has moved, the bias is beyond its limit, or another way has to be gone for another reason.
+// linear(x, limit, then of the weight, the bias and, if it is cast too, the result: entry, frac_grad_scale, reach, point, frac_bits, start, tensor):
+// the layer's sums, or their cast, with their step, or None: a binary point has moved, the bias is beyond its limit, or another way has to be gone for
+// another reason. Of a result the tensor is None.
 PyObject* linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    if (count != 16) {
-        PyErr_SetString(PyExc_TypeError, "linear: 16 arguments");
+    const int EACH = 7, casts = int(count - 2) / EACH;
+    if (count != 2 + casts * EACH || casts < 2 || casts > 3) {
+        PyErr_SetString(PyExc_TypeError, "linear: 16 or 23 arguments");
         return nullptr;
     }
-    Held held[2];
-    double reach[2];
-    long point[2];
-    Tensor in[Linear::KEPT], start[2];
+    Held held[3];
+    double reach[3];
+    long point[3];
+    Tensor in[Linear::KEPT], start[3], none;
     if (!take(arguments[0], in[Linear::IN])) Py_RETURN_NONE;
-    for (int i = 0; i < 2; i++) {
-        PyObject* const* of = arguments + 1 + 7 * i;
+    const double limit = PyFloat_AsDouble(arguments[1]);
+    for (int i = 0; i < casts; i++) {
+        PyObject* const* of = arguments + 2 + EACH * i;
         held[i].entry = static_cast<const Entry*>(PyLong_AsVoidPtr(of[0]));
         held[i].frac_grad_scale = PyFloat_AsDouble(of[1]);
         reach[i] = PyFloat_AsDouble(of[2]);
         point[i] = PyLong_AsLong(of[3]);
-        if (!take(of[4], in[Linear::WEIGHT + 2 * i]) || !take(of[5], in[Linear::WEIGHT_FRAC + 2 * i]) || !take(of[6], start[i])) Py_RETURN_NONE;
+        Tensor& frac = in[i == 2 ? Linear::RESULT_FRAC : Linear::WEIGHT_FRAC + 2 * i];
+        if (!take(of[4], frac) || !take(of[5], start[i]) || !take(of[6], i == 2 ? none : in[Linear::WEIGHT + 2 * i])) Py_RETURN_NONE;
     }
-    const double limit = PyFloat_AsDouble(arguments[15]);
     if (PyErr_Occurred()) return nullptr;
     const Tensor &x = in[Linear::IN], &weight = in[Linear::WEIGHT], &bias = in[Linear::BIAS];
     if (!is_flat(x, 2) || !is_flat(weight, 2) || !is_flat(bias, 1) || x.size(0) < 2 || x.size(1) != weight.size(1) || bias.size(0) != weight.size(0) ||
         transforms_are_active() || !at::GradMode::is_enabled())
         Py_RETURN_NONE;
-    for (int i = 0; i < 2; i++)
-        if (!stays(in[Linear::WEIGHT_FRAC + 2 * i], start[i], reach[i], point[i])) Py_RETURN_NONE;
+    for (int i = 0; i < casts; i++)
+        if (!stays(in[i == 2 ? Linear::RESULT_FRAC : Linear::WEIGHT_FRAC + 2 * i], start[i], reach[i], point[i])) Py_RETURN_NONE;
     const float* number = static_cast<const float*>(bias.const_data_ptr());
+    const double most = std::ldexp(limit, -int(point[1]));
     for (int64_t i = 0; i < bias.numel(); i++)
-        if (!(std::ldexp(double(std::fabs(number[i])), int(point[1])) <= limit)) Py_RETURN_NONE;
+        if (!(double(std::fabs(number[i])) <= most)) Py_RETURN_NONE;
     try {
         Tensor out;
         {
@@ -333,16 +347,22 @@ PyObject* linear(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
             if (!constant.defined() || !in[Linear::CAST].defined()) Py_RETURN_NONE;  // whoever takes over says why
             const WithoutLock others_may_run;
             out = at::linear(x, in[Linear::CAST], constant);
+            if (casts == 3) {
+                in[Linear::SUMS] = out;
+                out = held[2].cast(out, in[Linear::RESULT_FRAC]);
+            }
         }
+        if (!out.defined()) Py_RETURN_NONE;
         bool records = false;
-        for (int i = 0; i < Linear::EDGES; i++) records = records || in[i].requires_grad();
+        for (int i = 0; i < Linear::EDGES; i++) records = records || (in[i].defined() && in[i].requires_grad());
         if (records) {
             auto step = made<Linear>();
             step->weight = held[0], step->bias = held[1];
             step->weight_entry = *held[0].entry, step->bias_entry = *held[1].entry;
+            if (casts == 3) step->result = held[2], step->result_entry = *held[2].entry;
             step->save(in, Linear::KEPT);
-            step->set_next_edges(
-                torch::autograd::collect_next_edges(x, weight, in[Linear::WEIGHT_FRAC], bias, in[Linear::BIAS_FRAC]));
+            step->set_next_edges(torch::autograd::collect_next_edges(x, weight, in[Linear::WEIGHT_FRAC], bias, in[Linear::BIAS_FRAC],
+                                                                     in[Linear::RESULT_FRAC]));
             torch::autograd::create_gradient_edge(out, step);
         }
         return THPVariable_Wrap(out);

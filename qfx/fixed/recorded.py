@@ -26,10 +26,11 @@ class Recorded(Protocol):
         """The Cast of an ``Entry`` (by its address), recorded if autograd records; ``others``: none, or int_bits, scale, shift and addend. None where
         a tensor is not an ordinary one, a transform of ``torch.func`` is at work, or a binary point is refused: then Python's way has to be gone."""
 
-    def linear(self, x: Tensor, *constants: object) -> Tensor | None:
-        """``linear(x, cast(weight), cast(bias))`` as one step, recorded if autograd records. ``constants``: of the weight, then of the bias: the
-        address of its ``Entry``, frac_grad_scale, the reach, the binary point, the tensor, frac_bits, their start; then what no |bias| * 2**point may
-        be beyond. None where a binary point is another, or anything is not of the common case: then all has to be done one by one."""
+    def linear(self, x: Tensor, limit: float, *constants: object) -> Tensor | None:
+        """``linear(x, cast(weight), cast(bias))``, or its cast, as one step, recorded if autograd records. ``limit``: what no |bias| * 2**point may
+        be beyond. ``constants``: of the weight, of the bias, and of the result if it is cast: the address of its ``Entry`` (an activation before
+        it belongs to it), frac_grad_scale, the reach, the binary point, frac_bits, their start, the tensor (None for the result). None where a
+        binary point is another, or anything is not of the common case: then all has to be done one by one."""
 
     def point(self, frac_bits: Tensor, start: Tensor | None, reach: float, /) -> int | None:
         """One float32 binary point, rounded, if it lies within ``reach`` of its start. None: look by torch."""

@@ -26,6 +26,7 @@ from qfx.nn.fixed_layer import FixedLayer
 from qfx.nn.layers import QInput, Weighted
 from qfx.nn.layers.batch_norm import Norm, QBatchNorm
 from qfx.nn.layers.elementwise.held import HeldConstant
+from qfx.nn.layers.products.chain import shortened
 from qfx.nn.layers.products.computed import settle
 from qfx.nn.layers.products.materialize import materialize_for
 from qfx.nn.layers.selecting.embedding import QEmbedding
@@ -104,7 +105,8 @@ class QuantizedModel(AnyNameModule):
         own: Any = type(self)  # every GraphModule has a class of its own, into which torch has just put the generated forward
         calls = Counter(str(node.target) for node in self.graph.nodes if node.op == "call_module")
         repeated = tuple(path for path, count in calls.items() if count > 1)
-        generated = _exact(_told(_of_one_start(own.forward, repeated) if repeated else own.forward))
+        generated = shortened(self) or own.forward
+        generated = _exact(_told(_of_one_start(generated, repeated) if repeated else generated))
         own.forward = _guarded(generated, host(self, generated, _input_shapes, _moves))
         return code
 

@@ -256,6 +256,26 @@ def test_a_refusal_of_the_compiler_is_asked_for_once(tmp_path: Path) -> None:
     assert "no_such_header.h" in refused.read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_compiler_that_takes_too_long_is_stopped_and_told_of(tmp_path: Path) -> None:
+    """Once in a process; nothing is remembered, so the next process asks again. One that refuses in time says nothing."""
+    slow = tmp_path / "slow++"
+    slow.write_text("#!/bin/sh\ncase $1 in --version) exec g++ $1;; esac\nexec sleep 60\n", encoding="utf-8")
+    slow.chmod(0o755)
+    code = (
+        "import sys; from qfx.fixed import native_build\n"
+        "native_build._COMPILE_SECONDS = 0.3\n"
+        "print([native_build.extension('recorded.cpp', ('-std=c++20', '-fsyntax-only')) for _ in range(2)])"
+    )
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "CXX": str(slow)}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[None, None]"
+    assert run.stderr.count("NativeKernelWarning") == 1
+    assert "recorded.cpp" in run.stderr
+    assert "took more than 0.3 seconds" in run.stderr
+    assert list((tmp_path / "qfx").iterdir()) == []
+
+
 @needs_step
 def test_models_are_copied_and_saved_with_what_they_know(tmp_path: Path) -> None:
     torch.manual_seed(0)

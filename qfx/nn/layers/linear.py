@@ -36,6 +36,7 @@ class QLinear(Weighted):
 
     positions = False
     _whole: whole.Whole | None = None
+    _followed: whole.Followed | None = None
 
     def __init__(self, source: nn.Linear | Weights, recipe: Recipe, name: str, *, positions: bool = False) -> None:
         super().__init__(source, recipe, name)
@@ -43,7 +44,7 @@ class QLinear(Weighted):
         self.positions = positions
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key != "_whole"}
+        return {key: value for key, value in super().__getstate__().items() if key not in ("_whole", "_followed")}
 
     def forward(self, x: QTensor, norm: FoldedNorm | None = None) -> QTensor:
         if norm is not None or type(self) is not QLinear or not torch.is_grad_enabled():

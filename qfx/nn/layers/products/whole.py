@@ -1,4 +1,5 @@
-"""A linear layer in training with as little Python as possible: the casts of its weight and bias and its product as one step of autograd, in C++.
+"""A linear layer in training with as little Python as possible: the casts of its weight and bias, its product, and the cast of its result where that
+stands right behind it or behind a ReLU (``chain.py``), as one step of autograd, in C++.
 
 It is the common case: constants of the layer's own, each with one learned binary point near its start, an input and sums that float32 holds. What
 was found out in a forward that went the whole way is kept (``Whole``) and stays true as long as the binary points do, which the step looks at;
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qfx.fixed.arith import Bounds
 from qfx.fixed.recorded import recorded
@@ -77,18 +78,76 @@ def forward(layer: QLinear, found: Whole, x: QTensor) -> QTensor | None:
         return None
     value = x.value
     refuse_inexact(value, layer.name)
-    of_weight = (
+    of_weight = a.address, weight.frac_grad_scale, a_reach, a_point, weight._parameters["frac_bits"], weight._buffers["frac_start"], kept
+    of_bias = b.address, bias.frac_grad_scale, b_reach, b_point, bias._parameters["frac_bits"], bias._buffers["frac_start"], own.get("bias")
+    sums = native_step.linear(value, limit, *of_weight, *of_bias)
+    return None if sums is None else QTensor(sums, found.result)
+
+
+class Followed(NamedTuple):
+    """A linear layer whose result is cast: what a forward found of both, and the interval of what the cast gave."""
+
+    sums: Whole
+    by: quick.Quick
+    reach: float
+    point: int
+    result: Bounds
+
+
+def followed(layer: QLinear, cast: Quantizer, x: QTensor, result: QTensor) -> Followed | None:
+    """What holds after ``layer`` gave of ``x`` what ``cast`` (behind a ReLU, if one is there) made ``result``; None if either was none of the common
+    case. The ReLU is known by what the cast's common case says."""
+    found, by, frac_bits = layer._whole, cast._quick, cast._parameters["frac_bits"]
+    if found is None or found.x is not x.interval or by is None or not by.address or frac_bits is None or frac_bits.dim():
+        return None
+    known = cast._known
+    if by.upper is not None or not frac_bits.requires_grad or not _stands(cast, by) or known is None or known.interval is not result.interval:
+        return None
+    return Followed(found, by, cast.spec.reach, int(cast.points()), result.interval)
+
+
+def cast_of(layer: QLinear, cast: Quantizer, found: Followed, value: Tensor, interval: Bounds) -> Tensor | None:
+    """What ``cast`` gives of the layer's result on numbers (all that is to be done to them is done) in this interval; None where what was found
+    may not be true of them. Whoever calls has seen that autograd records, that no hook sees what is saved, and that no product would be rounded."""
+    whole = found.sums
+    if interval is not whole.x:
+        return None
+    parts, own = layer._modules, layer._parameters
+    weight, bias = parts["weight_cast"], parts["bias_cast"]
+    (a, _, a_reach, a_point, _), (b, makes_room, b_reach, b_point, limit) = whole.weight, whole.bias
+    if not _stands(weight, a) or not _stands(bias, b) or bias.makes_room is not makes_room or not _stands(cast, found.by):
+        return None
+    native_step, kept = recorded(), own.get("weight")
+    if native_step is None or kept is None or kept.shape != whole.shape:
+        return None
+    learned = cast._parameters["frac_bits"]
+    if learned is None or not learned.requires_grad:
+        return None
+    return native_step.linear(
+        value,
+        limit,
         a.address,
         weight.frac_grad_scale,
         a_reach,
         a_point,
-        own.get("weight"),
         weight._parameters["frac_bits"],
         weight._buffers["frac_start"],
+        kept,
+        b.address,
+        bias.frac_grad_scale,
+        b_reach,
+        b_point,
+        bias._parameters["frac_bits"],
+        bias._buffers["frac_start"],
+        own.get("bias"),
+        found.by.address,
+        cast.frac_grad_scale,
+        found.reach,
+        found.point,
+        learned,
+        cast._buffers["frac_start"],
+        None,
     )
-    of_bias = (b.address, bias.frac_grad_scale, b_reach, b_point, own.get("bias"), bias._parameters["frac_bits"], bias._buffers["frac_start"])
-    sums = native_step.linear(value, *of_weight, *of_bias, limit)
-    return None if sums is None else QTensor(sums, found.result)
 
 
 def _stands(by: nn.Module | None, found: quick.Quick) -> TypeGuard[Quantizer]:
