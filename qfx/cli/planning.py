@@ -147,6 +147,7 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
     wanted = asked.fps
     free = replace(asked, style="streaming", batch=1, fit=wanted is None and asked.folding is None)
     refused: list[str] = []
+    errors: list[ProjectError | UnsupportedError] = []
     made: list[tuple[Asked, Graph, Any, str]] = []
     ways = [(free, "streaming, weights on the chip")] if asked.weights == "rom" else []
     ways.append((free if asked.weights != "rom" else replace(free, weights=AUTO), "streaming, weights in memory as far as the chip cannot hold them"))
@@ -159,6 +160,7 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
             graph, found = plan_of(way, model, progress)
         except (ProjectError, UnsupportedError) as error:
             refused.append(f"{name}: {error.what}")
+            errors.append(error)
             continue
         if wanted is not None and found.fps < wanted:
             refused.append(f"{name}: {found.fps:.1f} frames per second")
@@ -167,6 +169,8 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
         if wanted is not None:
             break
     if not made:
+        if len(errors) == len(ways) and len({error.what for error in errors}) == 1:
+            raise errors[0]  # of the board, or of the model: no way round it
         raise ProjectError("; ".join(refused), where="--style auto", remedy="use a larger board, shorter words or a lower rate")
     way, graph, found, name = max(made, key=lambda one: one[2].fps)
     others = [f"{other}: {one.fps:.1f} frames per second" for _, _, one, other in made if one is not found]

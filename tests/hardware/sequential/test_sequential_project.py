@@ -155,6 +155,10 @@ def test_the_style_that_fits_is_found_and_the_others_are_told(tmp_path: Path) ->
     slow = asked("large.onnx", "--fps", "1e9")
     assert slow.exit_code != 0
     assert "sequential, one engine for all layers: " in slow.stderr
+    assert "streaming, weights in memory" in slow.stderr
+    no_board = CliRunner().invoke(main, ["hls", str(tmp_path / "small.onnx"), "--board", "none", "--style", "auto", "-o", str(tmp_path / "none")])
+    assert no_board.exit_code != 0
+    assert no_board.stderr.count("no board is called") == 1
     project = CliRunner().invoke(
         main, ["hls", str(tmp_path / "large.onnx"), "--board", str(tmp_path / "small.toml"), "--style", "auto", "-o", str(tmp_path / "p")]
     )
