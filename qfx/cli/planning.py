@@ -137,8 +137,8 @@ def _gathering(command: Callable[..., Any], options: Sequence[Callable[..., Any]
 def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph, Plan | Unrolled | Sequential, str]:
     """As ``plan_of``, with what was asked for and, of the style "auto", what was chosen and why in words.
 
-    A process for each layer is tried with all weights on the chip, then with those in memory that the chip cannot hold, then one engine. At a rate
-    that is asked for the first that makes it is taken; else the faster of those that fit, where weights do not.
+    A process for each layer is tried with all weights on the chip, then, where that does not do, with those in memory that the chip cannot hold, then
+    one engine. At a rate that is asked for the first that makes it is taken; else the fastest of those that fit.
     """
     from qfx.errors import ProjectError, UnsupportedError
 
@@ -147,24 +147,30 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
     wanted = asked.fps
     free = replace(asked, style="streaming", batch=1, fit=wanted is None and asked.folding is None)
     refused: list[str] = []
+    errors: list[ProjectError | UnsupportedError] = []
     made: list[tuple[Asked, Graph, Any, str]] = []
     ways = [(free, "streaming, weights on the chip")] if asked.weights == "rom" else []
     ways.append((free if asked.weights != "rom" else replace(free, weights=AUTO), "streaming, weights in memory as far as the chip cannot hold them"))
     if asked.folding is None and not asked.shift_and_add and asked.weights != "stream" and asked.ports != "merged":
         ways.append((replace(asked, style="sequential", fps=None, fit=False, weights="rom"), "sequential, one engine for all layers"))
     for way, name in ways:
+        if way.weights == AUTO and any(one.weights == "rom" for one, *_ in made):
+            continue  # of streaming designs nothing is faster than one whose weights are on the chip
         try:
             graph, found = plan_of(way, model, progress)
         except (ProjectError, UnsupportedError) as error:
             refused.append(f"{name}: {error.what}")
+            errors.append(error)
             continue
         if wanted is not None and found.fps < wanted:
             refused.append(f"{name}: {found.fps:.1f} frames per second")
             continue
         made.append((way, graph, found, name))
-        if wanted is not None or way.weights == "rom":
-            break  # of streaming designs nothing is faster than one whose weights are on the chip
+        if wanted is not None:
+            break
     if not made:
+        if len(errors) == len(ways) and len({error.what for error in errors}) == 1:
+            raise errors[0]  # of the board, or of the model: no way round it
         raise ProjectError("; ".join(refused), where="--style auto", remedy="use a larger board, shorter words or a lower rate")
     way, graph, found, name = max(made, key=lambda one: one[2].fps)
     others = [f"{other}: {one.fps:.1f} frames per second" for _, _, one, other in made if one is not found]

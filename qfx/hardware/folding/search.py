@@ -2,11 +2,12 @@
 
 What is cheapest at a pace, and the fastest that fits, ``market.py`` says, of layers and their options alone. What is no layer (forks, deep FIFOs)
 is known only of a design that was made: the search makes one, counts the difference as overhead, and goes on if the design then misses the pace or
-the board.
+the board. Where that leads far from the fastest choice, paces between are tried.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +22,7 @@ from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import OUT, Folding, Request, Schedule
 from qfx.hardware.folding.least import Weights, check_layers, check_weights, elsewhere
-from qfx.hardware.folding.market import Market, vector
+from qfx.hardware.folding.market import Fastest, Market, vector
 from qfx.hardware.folding.memory import offchip
 from qfx.hardware.folding.option import Role
 from qfx.hardware.folding.options import OUTPUT, Layer, either, layers, output_layer
@@ -41,6 +42,7 @@ _NONE_FOUND = "use a larger board, shorter words or a smaller model: no folding 
 _ROUNDS = 6
 _NEAR_CHEAPEST = 0.05  # of the fastest design's badness: how near it is to the cheapest one as fast
 _WORTH = 0.99  # of a pace that is reached: what the search goes on for
+_FAR, _HALVINGS = 1.25, 5  # what is between two paces that far apart is looked at, with so many designs at most
 _LOWERING, _LISTING, _SIZING = "lowering the model", "listing the foldings of every layer", "simulating the design and sizing its FIFOs"
 
 
@@ -311,19 +313,56 @@ class _Search:
         self._check_possible()
         best: Plan | None = None
         worth = np.inf  # the pace that the search goes on for
+        large: Fastest | None = None  # the fastest choice whose design could not be used
+        tried: list[Picked] = []
         for number in range(1, _ROUNDS + 1):
             found = self.market.fastest(self.overhead, partial(self.progress, f"searching for the fastest folding, round {number}"), worth)
             if found is None:
                 break
             cheap = self.market.cheapest(found.pace, self.overhead, found.picked, _NEAR_CHEAPEST)
             assert cheap is not None  # what was found, if nothing else
-            picked = cheap.picked
-            made = self._make(picked).fitting
+            if cheap.picked in tried:
+                break  # or two choices, each of which the overhead of the other asks for, take turns
+            tried.append(cheap.picked)
+            made = self._make(cheap.picked).fitting
             if made is not None and (best is None or made.interval < best.interval):
                 best, worth = replace(made, gap=made.interval / min(found.bound, made.interval) - 1), _WORTH * found.pace
-            elif best is not None:
+                continue
+            large = found if large is None or found.pace < large.pace else large
+            if best is not None:
                 break
-        return self._smallest() if best is None else best
+        best = self._smallest() if best is None else best
+        return best if large is None else self._between(large, best)
+
+    def _between(self, large: Fastest, best: Plan) -> Plan:
+        """A plan that is faster than ``best``, the slowest of them if none is found, where the design of ``large`` could not be used.
+
+        What is no layer can be so much more in a fast design than in a slow one that neither says what fits between the two: the way is halved, with
+        a design for each pace, but where the choice for a pace is as fast as what was tried and could not be used.
+        """
+        missed = large.pace
+        paces = self.market.paces() if best.interval > _FAR * missed else []
+        designs = 0
+        while designs < _HALVINGS and best.interval > _FAR * missed:
+            between = [pace for pace in paces if missed < pace < best.interval]
+            if not between:
+                break
+            middle = between[min(bisect_left(between, (missed * best.interval) ** 0.5), len(between) - 1)]
+            cheap = self.market.cheapest(middle, self.overhead)
+            made: Plan | None = None
+            if cheap is not None and self._busiest(cheap.picked) > missed:
+                self.progress("searching between the paces of two foldings", designs, _HALVINGS)
+                designs += 1
+                made = self._make(cheap.picked).fitting
+            if made is not None and made.interval < best.interval:
+                best = replace(made, gap=made.interval / min(large.bound, made.interval) - 1)
+            else:
+                missed = middle
+        return best
+
+    def _busiest(self, picked: Picked) -> int:
+        """The cycles a frame of the layer that takes most."""
+        return max(int(layer.busy[option]) for layer, option in zip(self.layers, picked, strict=True))
 
     def _smallest(self) -> Plan:
         """The cheapest at any pace, or else one number at a time, where nothing is pinned: what the search may miss."""

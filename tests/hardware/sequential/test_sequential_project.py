@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +155,10 @@ def test_the_style_that_fits_is_found_and_the_others_are_told(tmp_path: Path) ->
     slow = asked("large.onnx", "--fps", "1e9")
     assert slow.exit_code != 0
     assert "sequential, one engine for all layers: " in slow.stderr
+    assert "streaming, weights in memory" in slow.stderr
+    no_board = CliRunner().invoke(main, ["hls", str(tmp_path / "small.onnx"), "--board", "none", "--style", "auto", "-o", str(tmp_path / "none")])
+    assert no_board.exit_code != 0
+    assert no_board.stderr.count("no board is called") == 1
     project = CliRunner().invoke(
         main, ["hls", str(tmp_path / "large.onnx"), "--board", str(tmp_path / "small.toml"), "--style", "auto", "-o", str(tmp_path / "p")]
     )
@@ -163,6 +168,28 @@ def test_the_style_that_fits_is_found_and_the_others_are_told(tmp_path: Path) ->
     refused = CliRunner().invoke(main, ["rtl", str(tmp_path / "small.onnx"), "--board", "ultra96v2", "--style", "auto", "-o", str(tmp_path / "v")])
     assert refused.exit_code != 0
     assert "has to be said here" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "lut", "bram36", "why"),
+    [(16, 4096, 26000, 20, r"weights on the chip: does not fit .* LUT of 26000"), (32, 1024, 50000, 25, r"weights on the chip: \d+\.\d frames")],
+)
+def test_rows_that_no_line_buffer_holds_get_the_engine(channels: int, width: int, lut: int, bram36: int, why: str, tmp_path: Path) -> None:
+    """Where no folding of a process for each layer fits, and where one does that is slower."""
+    rows = conv(0, channels, channels, 3, 3, pads=(1, 1))
+    words = "ap_fixed<8,8,AP_RND,AP_SAT>"
+    save(chain("rows", (channels, 4, width), rows, Cast(scalar(words)), cast=words), tmp_path / "rows.onnx")
+    (tmp_path / "small.toml").write_text(_SMALL.replace("bram36 = 100", f"bram36 = {bram36}").replace("lut = 50000", f"lut = {lut}"))
+    asked = ["hls", str(tmp_path / "rows.onnx"), "--board", str(tmp_path / "small.toml"), "-o", str(tmp_path / "p")]
+    usual = CliRunner().invoke(main, asked)
+    assert usual.exit_code != 0
+    assert "--style auto" in usual.stderr
+    assert not (tmp_path / "p").exists()
+    chosen = CliRunner().invoke(main, [*asked, "--style", "auto"])
+    assert chosen.exit_code == 0, chosen.output
+    assert "style: sequential, one engine" in chosen.stderr
+    assert re.search(why, chosen.stderr)
+    assert read_project(tmp_path / "p").style == "sequential"
 
 
 def test_folded_inputs_are_the_same_convolution() -> None:
