@@ -17,6 +17,7 @@ from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError, to
 from qfx.exchange.affine import AffineCast
 from qfx.exchange.exact import FLOAT_BIAS, Known, beside, difference, judged, loosely
 from qfx.exchange.grid import Grid
+from qfx.exchange.thresholds import Thresholds
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.type import FixedType, QMode
 from qfx.nn.builder import Builder, _Value
@@ -268,10 +269,12 @@ class GivenBuilder(Builder):
             return
         self.at = node
         module = self.traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        start = self.values.get(node.args[0]) if isinstance(module, FakeQuant) else None  # type: ignore[arg-type]
+        start = self.values.get(node.args[0]) if isinstance(module, FakeQuant | Thresholds) else None  # type: ignore[arg-type]
         path = self._place(node, module) if isinstance(module, FakeQuant) else path
         if start is not None and isinstance(module, FakeQuant):
             _check_reads(module, start.data.interval)
+        elif start is not None and isinstance(module, Thresholds):
+            module.read(start.data.interval, start.data.shape[1])
         super()._convert(node, path)
         if start is not None and self.known[start.node].why:
             self._prove(self.values[node], path)

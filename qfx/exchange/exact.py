@@ -19,7 +19,7 @@ from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScal
 from qfx.nn.layers.elementwise.expand import QExpand
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.elementwise.piecewise import QPReLU
-from qfx.nn.layers.given import GivenQuantizer, QOffset
+from qfx.nn.layers.given import GivenQuantizer, QLines, QOffset
 from qfx.nn.layers.reductions.reduce import QReduceMean
 from qfx.nn.layers.tables.lookup import QLookup
 from qfx.nn.qtensor import QTensor, dtype_of
@@ -30,7 +30,7 @@ FLOAT32_BITS = 24
 MOST = 1 << 20
 """Up to so many numbers, of all channels together, are tried one by one; of more the steps are found."""
 
-PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QPReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset, QLookup)
+PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QPReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset, QLines, QLookup)
 """Layers that make one number of one number, by constants of its channel at most."""
 
 _SUMS = (QAdd, QSub, QMul, QAvgPool, QReduceMean, QExpand, QConcat, *PER_NUMBER[1:-1])
@@ -93,7 +93,7 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
     bounds = [known.reach or value.interval for _, known, value in sources]
     if isinstance(layer, QMaxPool | QDropout):
         return Known(reach=bounds[0])
-    if layer.traits.moves_only or isinstance(layer, QOffset):  # offsets are parts of a sign, which the source does not compute
+    if layer.traits.moves_only or isinstance(layer, QOffset | QLines):  # parts of signs and counts, which the source does not compute
         return Known()
     if isinstance(layer, Weighted):
         return _of_weights(layer, path, bounds[0])

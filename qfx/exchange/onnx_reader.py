@@ -20,6 +20,7 @@ from qfx.capture.onnx.node import Array, Node
 from qfx.errors import UnsupportedError
 from qfx.exchange.affine import Affine, AffineCast, Float
 from qfx.exchange.grid import Grid, bipolar, grid, narrowest
+from qfx.exchange.thresholds import Thresholds
 from qfx.nn.layers.given import FakeQuant, SignOf
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -84,6 +85,7 @@ class QuantReader(_Reader):
         self.tables, self.nearest, self.affine = tables, nearest, affine
         self.cast: dict[str, _Constant] = {}
         self.stored: dict[str, _Stored] = {}
+        self.integers = not affine and any(node.op_type in ("MultiThreshold", "XnorPopcountMatMul") for node in model.graph.node)
         self.limited: dict[str, tuple[Value, float, float]] = {}  # what a Clip of floats gives: what it reads, and its bounds
 
     def _node(self, proto: onnx.NodeProto) -> None:
@@ -253,6 +255,52 @@ class QuantReader(_Reader):
             shift = made.frac_bits[0] - source.frac_bits[0]
             self.values[proto.output[0]] = self.assembly.call(f"{node.name}_scaled", torch.mul, self.values[proto.output[0]], 2.0**shift)
 
+    def thresholds(self, proto: onnx.NodeProto, where: str) -> None:
+        """How many thresholds each number has reached, times out_scale, plus out_bias."""
+        node = self._view(proto, where)
+        value, steps = node.arguments[0], self._number(node, 1)
+        scale, shift, layout = node.number("out_scale", 1.0), node.number("out_bias", 0.0), node.text("data_layout", "")
+        if not isinstance(value, Value):
+            raise node.refuse("a constant", "threshold what is computed of the input")
+        if self.affine or steps.ndim != 2 or not steps.size or np.isnan(steps).any():
+            what = "integers of any scales" if self.affine else f"thresholds of shape {steps.shape}, or that are no numbers"
+            raise node.refuse(what, "read it without --integers" if self.affine else "give (channels, thresholds)")
+        rank = value.data.dim()
+        layout = layout or {2: "NC", 3: "NWC", 4: "NCHW"}.get(rank, "")  # as qonnx has it
+        axis = layout.index("C") if "C" in layout else 1
+        if axis >= rank or (layout and len(layout) != rank):
+            raise node.refuse(f"data_layout {layout!r} of {rank} axes", "export it again")
+        order = [0, axis, *(place for place in range(1, rank) if place != axis)]
+        if len(steps) not in (1, value.data.shape[axis]):
+            what = f"thresholds for {len(steps)} channels, of which it reads {value.data.shape[axis]}"
+            raise node.refuse(what, "give each channel its own, or all of them the same")
+        moved = axis != 1 and len(steps) > 1
+        if moved:
+            value = self.assembly.call(f"{node.name}_first", torch.permute, value, tuple(order))
+        value = self.assembly.layer(node.name, Thresholds(steps, f"{node.name}.output"), value)
+        if moved:
+            value = self.assembly.call(f"{node.name}_back", torch.permute, value, tuple(int(place) for place in np.argsort(order)))
+        if scale != 1.0:
+            value = self.assembly.call(f"{node.name}_scaled", torch.mul, value, scale)
+        if shift != 0.0:
+            value = self.assembly.call(f"{node.name}_shifted", torch.add, value, shift)
+        self.values[proto.output[0]] = value
+
+    def popcount(self, proto: onnx.NodeProto, where: str) -> None:
+        """How many bits of zeros and ones agree with those of a weight: sums with weights of -1 and 1, and a constant for each."""
+        node = self._view(proto, where)
+        bits = node.constant(1)
+        if bits is None or bits.ndim != 2 or not np.isin(bits, (0, 1)).all() or self.affine:
+            raise node.refuse("a second operand that is no constant of zeros and ones", "give the file with MatMul in its place")
+        weight, shift, total = (f"{proto.output[0]}.{part}" for part in ("weight", "shift", "total"))
+        self.values[weight] = (2 * bits - 1).astype(np.float32)
+        self.values[shift] = (len(bits) - bits.sum(0)).astype(np.float32)
+        self.uses[total] = 1
+        self._weighted(helper.make_node("MatMul", [proto.input[0], weight], [total], name=proto.name))
+        agreeing = helper.make_node("Add", [total, shift], [proto.output[0]], name=f"{node.name}_agreeing")
+        if not self._bias(agreeing):
+            super()._node(agreeing)
+
     def quantize(self, proto: onnx.NodeProto, where: str) -> None:
         node = self._view(proto, where)
         kind = self.kinds.get(proto.input[2]) if len(proto.input) > 2 and proto.input[2] else None
@@ -345,7 +393,12 @@ class QuantReader(_Reader):
         self.cast[proto.output[0]] = _Constant(np.asarray(results[0]), np.asarray(results[1]), made)
 
     def _weighted(self, proto: onnx.NodeProto) -> None:
-        """A layer with weights: it keeps what is cast, and its quantizers cast."""
+        """A layer with weights: it keeps what is cast, and its quantizers cast. (Where FINN has made thresholds, integers are what is cast.)"""
+        if self.integers and len(proto.input) > 1 and proto.input[1] not in self.cast:
+            array = self.values.get(proto.input[1])
+            if isinstance(array, np.ndarray) and array.size and np.isfinite(array).all() and (array == np.rint(array)).all():
+                most = int(max(array.max(), -array.min() - 1, 0))
+                self.cast[proto.input[1]] = _Constant(array.astype(np.float32), array.astype(np.float32), Grid(most.bit_length() + 1, True, (0,)))
         names = [name for place, name in enumerate(proto.input) if place and name in self.cast]
         plain = {name: self.values[name] for name in names}
         computes = len(proto.input) > 1 and not isinstance(self.values.get(proto.input[1]), Value)
@@ -442,6 +495,8 @@ _QUANTIZING: dict[str, Callable[[QuantReader, onnx.NodeProto, str], None]] = {
     "IntQuant": QuantReader.quant,
     "BipolarQuant": QuantReader.bipolar,
     "Trunc": QuantReader.trunc,
+    "MultiThreshold": QuantReader.thresholds,
+    "XnorPopcountMatMul": QuantReader.popcount,
     "QuantizeLinear": QuantReader.quantize,
     "DequantizeLinear": QuantReader.dequantize,
 }
