@@ -19,8 +19,8 @@ from qfx.capture.from_onnx import _Reader
 from qfx.capture.onnx.node import Array, Node
 from qfx.errors import UnsupportedError
 from qfx.exchange.affine import Affine, AffineCast, Float
-from qfx.exchange.grid import Grid, bipolar, grid, narrowest
-from qfx.exchange.thresholds import Thresholds
+from qfx.exchange.grid import Grid, along, bipolar, grid, narrowest
+from qfx.exchange.thresholds import Thresholds, channels_second, of_integers
 from qfx.nn.layers.given import FakeQuant, SignOf
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -265,18 +265,16 @@ class QuantReader(_Reader):
         if self.affine or steps.ndim != 2 or not steps.size or np.isnan(steps).any():
             what = "integers of any scales" if self.affine else f"thresholds of shape {steps.shape}, or that are no numbers"
             raise node.refuse(what, "read it without --integers" if self.affine else "give (channels, thresholds)")
-        rank = value.data.dim()
-        layout = layout or {2: "NC", 3: "NWC", 4: "NCHW"}.get(rank, "")  # as qonnx has it
-        axis = layout.index("C") if "C" in layout else 1
-        if axis >= rank or (layout and len(layout) != rank):
-            raise node.refuse(f"data_layout {layout!r} of {rank} axes", "export it again")
-        order = [0, axis, *(place for place in range(1, rank) if place != axis)]
+        order = channels_second(layout, value.data.dim())
+        if order is None:
+            raise node.refuse(f"data_layout {layout!r} of {value.data.dim()} axes", "export it again")
+        axis = order[1]
         if len(steps) not in (1, value.data.shape[axis]):
             what = f"thresholds for {len(steps)} channels, of which it reads {value.data.shape[axis]}"
             raise node.refuse(what, "give each channel its own, or all of them the same")
         moved = axis != 1 and len(steps) > 1
         if moved:
-            value = self.assembly.call(f"{node.name}_first", torch.permute, value, tuple(order))
+            value = self.assembly.call(f"{node.name}_first", torch.permute, value, order)
         value = self.assembly.layer(node.name, Thresholds(steps, f"{node.name}.output"), value)
         if moved:
             value = self.assembly.call(f"{node.name}_back", torch.permute, value, tuple(int(place) for place in np.argsort(order)))
@@ -351,7 +349,7 @@ class QuantReader(_Reader):
         made = grid(scale, 0, width, signed=signed, narrow=narrow, rounding="ROUND", where=where, nearest=self.nearest, axis_of=axis)
         value = found.value
         if isinstance(value, np.ndarray) and "int" in value.dtype.name:
-            value = ((value.astype(np.float64) - shift) * _along(scale, value, made.axis)).astype(np.float32)
+            value = ((value.astype(np.float64) - shift) * along(scale, value, made.axis)).astype(np.float32)
         self._becomes(proto, value, made, lambda: _applied(made, value))
 
     @property
@@ -394,11 +392,9 @@ class QuantReader(_Reader):
 
     def _weighted(self, proto: onnx.NodeProto) -> None:
         """A layer with weights: it keeps what is cast, and its quantizers cast. (Where FINN has made thresholds, integers are what is cast.)"""
-        if self.integers and len(proto.input) > 1 and proto.input[1] not in self.cast:
-            array = self.values.get(proto.input[1])
-            if isinstance(array, np.ndarray) and array.size and np.isfinite(array).all() and (array == np.rint(array)).all():
-                most = int(max(array.max(), -array.min() - 1, 0))
-                self.cast[proto.input[1]] = _Constant(array.astype(np.float32), array.astype(np.float32), Grid(most.bit_length() + 1, True, (0,)))
+        array = self.values.get(proto.input[1]) if self.integers and proto.input[1] not in self.cast else None
+        if isinstance(array, np.ndarray) and (made := of_integers(array)) is not None:
+            self.cast[proto.input[1]] = _Constant(array.astype(np.float32), array.astype(np.float32), made)
         names = [name for place, name in enumerate(proto.input) if place and name in self.cast]
         plain = {name: self.values[name] for name in names}
         computes = len(proto.input) > 1 and not isinstance(self.values.get(proto.input[1]), Value)
@@ -471,14 +467,6 @@ def _applied(made: Grid, value: Any) -> Array:
     with torch.no_grad():
         result: Tensor = FakeQuant(made, "")(torch.from_numpy(np.array(value, dtype=np.float32)))
     return result.numpy()
-
-
-def _along(scale: Array, value: Array, axis: int | None) -> Array:
-    if scale.size == 1 or axis is None:
-        return scale.reshape(-1)[:1]
-    shape = [1] * value.ndim
-    shape[axis] = -1
-    return scale.reshape(shape)
 
 
 def _range(kind: str, where: str) -> tuple[int, int]:

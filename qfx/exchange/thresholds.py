@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,8 @@ class Thresholds(nn.Module):
         rows = self.thresholds.double().numpy()
         intervals = bounds.spread(channels)
         firsts = [_firsts(rows[place % len(rows)], own) for place, own in enumerate(intervals)]
-        found, at, count = [], 0, rows.shape[1]
+        found: list[tuple[Grid, tuple[Line, ...]]] = []
+        at, count = 0, rows.shape[1]
         while at < count:
             taken = next((made for bits in range((count - at).bit_length(), 0, -1) if (made := _cast(firsts, intervals, at, bits)) is not None), None)
             if taken is None or len(found) == MOST_CASTS:
@@ -55,6 +57,22 @@ class Thresholds(nn.Module):
             found.append(taken)
             at += 2 ** taken[0].width - 1
         self.casts, self.grids = tuple(found), tuple(own.frac_bits for own in intervals)
+
+
+def channels_second(layout: str, rank: int) -> tuple[int, ...] | None:
+    """The order of a tensor's axes with the channels second, as qonnx understands ``data_layout``; None where the two do not go together."""
+    told = layout or {2: "NC", 3: "NWC", 4: "NCHW"}.get(rank, "")
+    axis = told.index("C") if "C" in told else 1
+    if axis >= rank or (told and len(told) != rank):
+        return None
+    return 0, axis, *(place for place in range(1, rank) if place != axis)
+
+
+def of_integers(numbers: npt.NDArray[Any]) -> Grid | None:
+    """The grid of a constant of whole numbers; None of others."""
+    if not numbers.size or not np.isfinite(numbers).all() or (numbers != np.rint(numbers)).any():
+        return None
+    return Grid(int(max(numbers.max(), -numbers.min() - 1, 0)).bit_length() + 1, True, (0,))
 
 
 def _firsts(thresholds: Floats, interval: Interval) -> npt.NDArray[np.int64]:
