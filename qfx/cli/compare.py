@@ -131,7 +131,9 @@ def _peer_table(rows: Sequence[Row]) -> list[str]:
         costs = (str(estimate.get(field, "-")) for field in ("interval_cycles", *FIELDS))
         equal = f"{row['differing_values']} of {row['values']}"
         lines.append((*start, equal, f"{row['compile_s']:.1f}", f"{row['samples_per_second']:.0f}", *costs))
-    return [*table(head, lines), *([""] * bool(refused)), *refused]
+    bare = dict.fromkeys(row["generator"] for row in rows if row["refused"] is None and row["estimate"] is None)
+    notes = [*(f"-: {generator} has no figures of a design before the vendor's synthesis" for generator in bare), *refused]
+    return [*table(head, lines), *([""] * bool(notes)), *notes]
 
 
 def _start_ns(on: Board, clock_ns: float | str | None) -> float:
@@ -188,7 +190,9 @@ def _table(rows: Sequence[Row]) -> list[str]:
         lines.append(
             (row["model"], asked, f"{row['frames_per_second']:.0f}", binds, row["board"], latency, *shares, work, f"{row['luts_per_fps']:.3g}")
         )
-    return [*table(head, lines), *([""] * bool(refused)), *refused]
+    bare = dict.fromkeys(row["generator"] for row in rows if row["refused"] is None and row["estimate"] is None)
+    notes = [*(f"-: {generator} has no figures of a design before the vendor's synthesis" for generator in bare), *refused]
+    return [*table(head, lines), *([""] * bool(notes)), *notes]
 
 
 def _plot(rows: Sequence[Row], path: Path, force: bool) -> None:

@@ -15,14 +15,15 @@ from qfx.capture.trace import trace
 from qfx.capture.traced import Traced
 from qfx.errors import DataError, ExactnessError, QfxError, UnsupportedError, together
 from qfx.exchange.affine import AffineCast
-from qfx.exchange.exact import Known, beside, difference, judged
+from qfx.exchange.exact import FLOAT_BIAS, Known, beside, difference, judged, loosely
 from qfx.exchange.grid import Grid
+from qfx.exchange.thresholds import Thresholds
 from qfx.fixed.arith import Bounds, Interval
 from qfx.fixed.type import FixedType, QMode
 from qfx.nn.builder import Builder, _Value
 from qfx.nn.call import Part
 from qfx.nn.fixed_layer import FixedLayer
-from qfx.nn.layers import QAvgPool, QInput, Weighted
+from qfx.nn.layers import QAvgPool, QBatchNorm, QInput, QLinear, Weighted
 from qfx.nn.layers.given import FakeQuant, GivenQuantizer, QOffset, sign_bit
 from qfx.nn.layers.reductions.reduce import QReduceMean
 from qfx.nn.layers.tables.lookup import QLookup
@@ -33,6 +34,12 @@ from qfx.recipe import LONGEST_WORD, Override, Recipe, Spec
 
 WIDTHS = (16, 20, 25)
 """Of the constants of a BatchNorm, the first with which it is shown that every cast behind it gives what the source's gives."""
+
+FINER = 10
+"""A bias in float has as many bits behind the grid of its products as these constants have, but for so many: 6, 10, 15."""
+
+KEEPS_BETWEEN = ("relu", "relu6", "dropout")
+"""What leaves a number between the same two numbers of a grid, beside what moves it or takes the greatest."""
 
 NO_QUANTIZER = (
     "give it a quantizer in the source, take its integers as they are: qfx.integers_of "
@@ -61,6 +68,15 @@ class Explicit:
 
 
 @dataclass(frozen=True)
+class FloatBias:
+    """Of a layer whose bias the source has in float: what its results lie ``between`` (``Known.between``), or the numbers of that bias, which a proof
+    behind the layer reads."""
+
+    between: tuple[int, ...] = ()
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Note:
     """What is not as in the source: ``where``, and why."""
 
@@ -83,11 +99,19 @@ def fixed(source: Explicit, example: Any, *, strict: bool, input_type: FixedType
         require_all_casts(source.module, traced)
         for path, (before, behind) in source.around.items():
             surround(traced, path, before, behind)
+        built: tuple[GivenBuilder, QuantizedModel] | None = None
         for width in WIDTHS if strict else (*WIDTHS, WIDTHS[0]):
             builder = GivenBuilder(traced, _recipe(width), source, input_type)
-            model = builder.build(inputs)
+            try:
+                built = builder, builder.build(inputs)
+            except UnsupportedError:
+                if built is None:
+                    raise
+                continue  # numbers are too long with longer constants
             if not builder.float_arithmetic:
                 break
+        assert built is not None
+        builder, model = built
         if builder.obstacles and strict:
             raise together(builder.obstacles, where=type(source.module).__name__)
         told = told_recipe(model)
@@ -163,6 +187,7 @@ class GivenBuilder(Builder):
         self.obstacles: list[UnsupportedError] = []
         self.float_arithmetic = False
         self.at: fx.Node | None = None
+        self.joined: dict[fx.Node, Tensor] = {}  # of sums whose bias in float goes into the BatchNorm behind them
         self.near: dict[str, str] = {}  # layers by name: why their bias may count in another way in float32
         self.at_input: set[fx.Node] = set()  # casts of the source that the model's input is
 
@@ -244,10 +269,12 @@ class GivenBuilder(Builder):
             return
         self.at = node
         module = self.traced.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        start = self.values.get(node.args[0]) if isinstance(module, FakeQuant) else None  # type: ignore[arg-type]
+        start = self.values.get(node.args[0]) if isinstance(module, FakeQuant | Thresholds) else None  # type: ignore[arg-type]
         path = self._place(node, module) if isinstance(module, FakeQuant) else path
         if start is not None and isinstance(module, FakeQuant):
             _check_reads(module, start.data.interval)
+        elif start is not None and isinstance(module, Thresholds):
+            module.read(start.data.interval, start.data.shape[1])
         super()._convert(node, path)
         if start is not None and self.known[start.node].why:
             self._prove(self.values[node], path)
@@ -265,6 +292,8 @@ class GivenBuilder(Builder):
 
     def _apply(self, layer: FixedLayer, path: str, inputs: list[_Value], role: str, norm: fx.Node | None) -> _Value:
         off = self._give(layer, inputs)
+        if isinstance(layer, QBatchNorm) and inputs[0].node in self.joined:  # the mean goes with the bias
+            layer.running_mean = layer.running_mean - self.joined[inputs[0].node].to(layer.running_mean.dtype)
         try:
             value = super()._apply(layer, path, inputs, role, norm)
         except ExactnessError as error:
@@ -273,15 +302,17 @@ class GivenBuilder(Builder):
         if isinstance(layer, Weighted):
             self._check_numbers(layer)
         sources = [(source.node, self.known[source.node], source.data) for source in inputs]
-        known = sources[0][1]
+        known, known_input = sources[0][1], sources[0][1].reach
         if self.at is None:  # at the input
             known = Known()
         elif not isinstance(layer, GivenQuantizer):
             known = judged(layer, path, self.at, sources, value.data)
             if not known.why and layer.name in self.near:
                 known = Known(self.near[layer.name], path)
-            elif not known.why and off:
-                known = replace(known, between=off, where=path)
+            elif not known.why and off.between:
+                known = replace(known, between=off.between, where=path)
+            elif off.bias is not None:
+                known = self._loose(layer, path, value, off.bias, known_input or sources[0][2].interval, known)
         elif known.between:
             known = self._cast_beside(layer, known)
         elif known.why and known.start is not None:
@@ -291,8 +322,8 @@ class GivenBuilder(Builder):
         self._keep(value, known)
         return value
 
-    def _give(self, layer: FixedLayer, inputs: list[_Value]) -> tuple[int, ...]:
-        """Put the quantizers of the source into a layer. What its results lie between (``Known.between``), for a bias that has none."""
+    def _give(self, layer: FixedLayer, inputs: list[_Value]) -> FloatBias:
+        """Put the quantizers of the source into a layer. What becomes of a bias that has none."""
         for role in ("weight", "bias") if isinstance(layer, Weighted) else ():
             mine: Quantizer = getattr(layer, f"{role}_cast")
             grid = self.source.constants.get(mine.name)
@@ -302,32 +333,83 @@ class GivenBuilder(Builder):
             count, mine = layer.divisor if isinstance(layer, QAvgPool) else layer.count, layer.reciprocal_cast
             if count & (count - 1) == 0:
                 layer.reciprocal_cast = GivenQuantizer(Grid(1, False, (count.bit_length() - 1,)), mine.name, channel_axis=0, also=mine.also)
-        return self._give_bias(layer, inputs[0]) if isinstance(layer, Weighted) else ()
+        return self._give_bias(layer, inputs[0]) if isinstance(layer, Weighted) else FloatBias()
 
-    def _give_bias(self, layer: Weighted, x: _Value) -> tuple[int, ...]:
-        """A bias in float, beside products on a grid: what no cast behind it can tell from it, if float32 cannot either."""
+    def _give_bias(self, layer: Weighted, x: _Value) -> FloatBias:
+        """A bias in float, beside products on a grid: what no cast behind it can tell from it, if float32 cannot either; in front of a BatchNorm a
+        part of that; else so many bits of it that what follows can be shown to give the same."""
         mine, weights = layer.bias_cast, self.source.constants.get(layer.weight_cast.name)
         exact = not (self.known[x.node].why or self.known[x.node].between)
         floats = isinstance(layer.bias, nn.Parameter) and mine.name not in self.source.constants
-        if weights is None or weights.scales or weights.bipolar or weights.axis not in (None, 0) or not exact or not floats:
-            return ()
+        if weights is None or weights.scales or weights.axis not in (None, 0) or not exact or not floats or self.at is None:
+            return FloatBias()
+        theirs = layer.bias.detach().double().reshape(-1)  # type: ignore[union-attr]
         numbers, grids, why = beside(layer, weights.frac_bits, x.data.interval)
-        on_grid = bool((numbers == layer.bias.detach().double()).all())  # type: ignore[union-attr]
+        on_grid = bool((numbers == theirs).all())
         points = tuple(grid if on_grid else grid + 1 for grid in grids)
-        largest = float((numbers.abs() * torch.exp2(torch.tensor(points, dtype=torch.float64))).max())
-        width = int(largest).bit_length() + 1
-        if width > LONGEST_WORD or not torch.equal(numbers, numbers.to(layer.weight.dtype).double()):
-            return ()
-        if why:
-            self.near[layer.name] = why
-        layer.bias = nn.Parameter(numbers.to(layer.weight.dtype))
+        if not weights.bipolar and (on_grid or self._cast_coarsely(self.at, min(grids))):
+            given = self._with_bias(layer, numbers, points)
+            if given and why:
+                self.near[layer.name] = why
+            return FloatBias(() if on_grid or not given else grids)
+        shape = self.traced.shapes[self.at]
+        if shape[0] != len(theirs) or (isinstance(layer, QLinear) and len(shape) > 1):  # not one number for each channel
+            return FloatBias(grids if not weights.bipolar and self._with_bias(layer, numbers, points) else ())
+        if self._normalized_alone(self.at):
+            layer.bias = None
+        elif not self._with_bias(layer, theirs, tuple(grid + self.recipe.constant.width - FINER for grid in grids)):
+            return FloatBias()
+        return FloatBias(bias=theirs)
+
+    def _with_bias(self, layer: Weighted, numbers: Tensor, points: tuple[int, ...]) -> bool:
+        """Whether the bias of a layer could be made ``numbers``, in words that hold them with so many fractional bits."""
+        mine, weight = layer.bias_cast, layer.weight
+        width = int(float((numbers.abs() * torch.exp2(torch.tensor(points, dtype=torch.float64))).ceil().max())).bit_length() + 1
+        if width > LONGEST_WORD or not torch.equal(numbers, numbers.to(weight.dtype).double()):
+            return False
+        layer.bias = nn.Parameter(numbers.to(weight.dtype))
         layer.bias_cast = GivenQuantizer(Grid(width, True, points, 0), mine.name, channel_axis=0, also=mine.also)
-        return () if on_grid else grids
+        return True
+
+    def _cast_coarsely(self, node: fx.Node, finest: int) -> bool:
+        """Whether all that reads a value are casts to fewer fractional bits, behind what leaves numbers between the same two of a grid at most."""
+        for user in self.traced.tensor_users(node):
+            module = self.traced.module.get_submodule(str(user.target)) if user.op == "call_module" else None
+            if isinstance(module, FakeQuant):
+                if module.grid.bipolar or max(module.grid.frac_bits) + 1 > finest:
+                    return False
+            elif not (picks(user, self.traced) or operator_name(user, self.traced).lower().rstrip("_") in KEEPS_BETWEEN):
+                return False
+            if not isinstance(module, FakeQuant) and not self._cast_coarsely(user, finest):
+                return False
+        return True
+
+    def _normalized_alone(self, node: fx.Node) -> bool:
+        """Whether nothing but a BatchNorm reads a layer's result, and both are called once."""
+        users = self.traced.tensor_users(node)
+        if len(users) != 1 or node.op != "call_module" or users[0].op != "call_module":
+            return False
+        norm = self.traced.module.get_submodule(str(users[0].target))
+        calls = [other.target for other in self.traced.module.graph.nodes if other.op == "call_module"]
+        alone = calls.count(node.target) == calls.count(users[0].target) == 1
+        return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None and alone
+
+    def _loose(self, layer: FixedLayer, path: str, value: _Value, bias: Tensor, x: Bounds, known: Known) -> Known:
+        """Of sums with a bias in float: exact where float32 holds them, else with all that is known of them."""
+        assert isinstance(layer, Weighted)
+        loose = loosely(layer, bias, x)
+        if loose is None:
+            return known if known.why else Known(FLOAT_BIAS, path)
+        if not known.why and torch.equal(loose.ours, loose.theirs):
+            return known
+        if layer.bias is None:
+            self.joined[value.node] = bias
+        return Known(FLOAT_BIAS, path, value.node, loose=loose)
 
     def _cast_beside(self, layer: GivenQuantizer, known: Known) -> Known:
         """Behind a cast whose steps lie on the grid between whose numbers both are, they are the same."""
         if layer.grid.bipolar or max(layer.grid.frac_bits) + 1 > min(known.between):
-            what = f"has a bias without a quantizer, and is cast to {max(layer.grid.frac_bits)} fractional bits, as fine as its products"
+            what = f"{FLOAT_BIAS}, and is cast to {max(layer.grid.frac_bits)} fractional bits, as fine as its products"
             self._refuse(Known(what, known.where))
         return Known()
 
@@ -357,7 +439,8 @@ class GivenBuilder(Builder):
             self._refuse(known, OF_BIAS if known.why in self.near.values() else NO_QUANTIZER)
         else:
             bounds = self.known[known.start].reach or self.data[known.start].interval
-            why = difference(self.traced, known, bounds, tuple(self.data[known.start].shape[1:]))
+            start = self.data[known.start]
+            why = difference(self.traced, known, known.loose.sums if known.loose is not None else bounds, tuple(start.shape[1:]), start.interval)
             if why:
                 self.float_arithmetic = True
                 self._refuse(replace(known, why=f"{known.why}, and {why}"), ONLY_NEAR)
@@ -370,7 +453,7 @@ class GivenBuilder(Builder):
     def _output(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
             known = self.known[self.values[source].node] if source in self.values else Known()
-            why = known.why or ("has a bias without a quantizer" if known.between else "")
+            why = known.why or (FLOAT_BIAS if known.between else "")
             if why:
                 self._refuse(replace(known, why=f"{why}, and no quantizer follows before the output"), BEHIND_THE_LAST)
         super()._output(node)

@@ -19,10 +19,10 @@ from qfx.nn.layers.elementwise.constant import QAddConstant, QMulConstant, QScal
 from qfx.nn.layers.elementwise.expand import QExpand
 from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.elementwise.piecewise import QPReLU
-from qfx.nn.layers.given import GivenQuantizer, QOffset
+from qfx.nn.layers.given import GivenQuantizer, QLines, QOffset
 from qfx.nn.layers.reductions.reduce import QReduceMean
 from qfx.nn.layers.tables.lookup import QLookup
-from qfx.nn.qtensor import QTensor
+from qfx.nn.qtensor import QTensor, dtype_of
 
 FLOAT32_BITS = 24
 """The integers that float32 holds: up to 2**24."""
@@ -30,11 +30,25 @@ FLOAT32_BITS = 24
 MOST = 1 << 20
 """Up to so many numbers, of all channels together, are tried one by one; of more the steps are found."""
 
-PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QPReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset, QLookup)
+PER_NUMBER = (QBatchNorm, QReLU, QReLU6, QLeakyReLU, QPReLU, QAddConstant, QMulConstant, QScaleBy, QDropout, QOffset, QLines, QLookup)
 """Layers that make one number of one number, by constants of its channel at most."""
 
 _SUMS = (QAdd, QSub, QMul, QAvgPool, QReduceMean, QExpand, QConcat, *PER_NUMBER[1:-1])
 """Layers that float32 computes exactly where it holds the result, and their constants are exact."""
+
+
+FLOAT_BIAS, COMPUTED_WITH = "has a bias without a quantizer", "and is computed with before one follows"
+
+
+@dataclass(frozen=True)
+class Loose:
+    """Of sums of products to which the source adds a bias in float32, in an order that nobody knows. ``sums``: what the products come to, on their
+    grid. Here each is that plus ``ours``, in the source it is within ``slack`` of that plus ``theirs``; all of each channel."""
+
+    sums: Channels
+    theirs: Tensor
+    ours: Tensor
+    slack: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,7 @@ class Known:
 
     ``start``: the exact value from which ``nodes`` of the source (and ``layers`` here) lead to it, number by number; None where others mix in.
     ``between``: not empty if the source's number and the one here lie between the same two numbers with so many fractional bits, of each channel or
-    of all."""
+    of all. ``loose``: that ``start`` itself is not exact, but so."""
 
     why: str = ""
     where: str = ""
@@ -52,6 +66,7 @@ class Known:
     layers: tuple[FixedLayer, ...] = ()
     reach: Bounds | None = None
     between: tuple[int, ...] = ()
+    loose: Loose | None = None
 
     def through(self, layer: FixedLayer, node: fx.Node) -> Known:
         """The same, a layer further."""
@@ -67,16 +82,18 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
     inexact = next((known for _, known, _ in sources if known.why), None)
     one = len(sources) == 1 and isinstance(layer, (*PER_NUMBER, QMaxPool)) and not _turns(layer)
     if inexact is not None:
-        if one and inexact.start is not None and not isinstance(inexact.layers[-1], QLookup):  # behind a table stands its cast
+        tabled = any(isinstance(part, QLookup) for part in inexact.layers[-1:])  # behind a table stands its cast
+        falls = inexact.loose is not None and isinstance(layer, QLookup)  # it may rise and fall within the slack
+        if one and inexact.start is not None and not tabled and not falls:
             return inexact.through(layer, node)
-        return Known(inexact.why, inexact.where)
+        return Known(f"{inexact.why}, {COMPUTED_WITH}" if inexact.loose is not None else inexact.why, inexact.where)
     off = next((known for _, known, _ in sources if known.between), None)
     if off is not None:
         return _beside(off, layer)
     bounds = [known.reach or value.interval for _, known, value in sources]
     if isinstance(layer, QMaxPool | QDropout):
         return Known(reach=bounds[0])
-    if layer.traits.moves_only or isinstance(layer, QOffset):  # offsets are parts of a sign, which the source does not compute
+    if layer.traits.moves_only or isinstance(layer, QOffset | QLines):  # parts of signs and counts, which the source does not compute
         return Known()
     if isinstance(layer, Weighted):
         return _of_weights(layer, path, bounds[0])
@@ -95,7 +112,7 @@ def _beside(known: Known, layer: FixedLayer) -> Known:
         return replace(known, reach=None)
     if layer.traits.moves_only:
         return replace(known, reach=None, between=(min(known.between),))
-    return Known("has a bias without a quantizer, and is computed with before one follows", known.where)
+    return Known(f"{FLOAT_BIAS}, {COMPUTED_WITH}", known.where)
 
 
 def beside(layer: Weighted, weight_points: Sequence[int], x: Bounds) -> tuple[Tensor, tuple[int, ...], str]:
@@ -123,6 +140,25 @@ def beside(layer: Weighted, weight_points: Sequence[int], x: Bounds) -> tuple[Te
             what = f"number {place} lies {float(torch.minimum(share, 1 - share)[place]):.1e} steps beside the grid of the products"
             why = f"has a bias without a quantizer, of which {what}: float32 may round a sum onto it"
         return (low + torch.where(share > 0, 0.5, 0.0)) / scale, grids, why
+
+
+def loosely(layer: Weighted, theirs: Tensor, x: Bounds) -> Loose | None:
+    """What is known of the sums of ``layer``, whose source adds the bias ``theirs`` in float32; None where more than 24 bits would round the products
+    too.
+
+    The sums of products are exact. Each addition of a float to them rounds by half a last place of what it gives at most, and only where that is
+    coarser than all before, so that the places double: together they move it by less than a last place of the greatest partial sum, in any order.
+    """
+    with torch.no_grad():
+        weight, bias = layer.constants()
+        hull = x.hull.with_zero()
+        sums, _ = reached(weight, None, x)
+        sizes = weight.value.detach().double().flatten(1).abs().sum(1) * max(-hull.lo, hull.hi) * 2.0**-hull.frac_bits + theirs.abs()
+        steps = torch.tensor([2.0**own.frac_bits for own in sums.spread(len(sizes))], dtype=torch.float64)
+        if bool((sizes * steps > 2**FLOAT32_BITS).any()):
+            return None
+        ours = torch.zeros_like(theirs) if bias is None else bias.value.detach().double().reshape(-1)
+        return Loose(sums, theirs, ours, sizes * (1 + 2.0**-10) * 2.0 ** (1 - FLOAT32_BITS))  # its own rounding included
 
 
 def _turns(layer: FixedLayer) -> bool:
@@ -161,7 +197,7 @@ def _of_weights(layer: Weighted, path: str, x: Bounds) -> Known:
             and not isinstance(layer.bias_cast, GivenQuantizer)
             and not torch.equal(bias.value.double(), own.double())
         ):
-            return Known("has a bias without a quantizer", path)
+            return Known(FLOAT_BIAS, path)
         bounds, most = reached(weight, bias, x)
     if most > 2**FLOAT32_BITS:
         return Known(_too_wide((most - 1).bit_length()), path)
@@ -192,9 +228,10 @@ def reached(weight: QTensor, bias: QTensor | None, x: Bounds) -> tuple[Channels,
     return Channels(tuple(channels)), most
 
 
-def difference(traced: Traced, known: Known, bounds: Bounds, shape: tuple[int, ...]) -> str:
+def difference(traced: Traced, known: Known, bounds: Bounds, shape: tuple[int, ...], start: Bounds | None = None) -> str:
     """Why the cast at the end of ``known.nodes`` does not give what the source's gives: empty if it does, for every number within ``bounds`` in every
-    channel. ``shape``: of the value from which the nodes start, the batch left out.
+    channel. ``shape``: of the value from which the nodes start, the batch left out, and ``start`` its own bounds here. Of sums that are ``loose`` the
+    source's may be any number within their slack: both ends must give what is given here, and all between them does, since what follows never turns.
 
     Up to MOST numbers are tried. Of more it is used that both functions are monotone in each channel, rounding included: an interval at whose ends
     both give one number is done, any other is halved.
@@ -204,20 +241,28 @@ def difference(traced: Traced, known: Known, bounds: Bounds, shape: tuple[int, .
     lows, highs = (torch.tensor([getattr(own, end) for own in spread], dtype=torch.int64) for end in ("lo", "hi"))
     steps = torch.tensor([2.0**-own.frac_bits for own in spread], dtype=torch.float64)
 
+    loose, own = known.loose, interval if start is None else start
+
     def both(raws: Tensor) -> tuple[Tensor, Tensor]:
-        """What the source and what the layers here make of raw numbers (rows, channels)."""
-        x = (raws * steps).float().reshape(len(raws), shape[0], *(1,) * (len(shape) - 1))
-        value = QTensor(x, interval)
+        """What the source and what the layers here make of raw numbers (rows, channels); of what the source may give, what differs, if any does."""
+        x = raws * steps
+        ends = (x,) if loose is None else (x + (loose.theirs - loose.slack), x + (loose.theirs + loose.slack))
+        form = (len(raws), shape[0], *(1,) * (len(shape) - 1))
+        value = QTensor((x if loose is None else x + loose.ours).to(dtype_of(own, torch.float32)).reshape(form), own)
         for layer in known.layers:
             value = layer(value)
-        theirs, ours = _in_float(traced, known.nodes, x), value.tensor()
-        if theirs.shape != x.shape or ours.shape != x.shape:
+        ours = value.tensor()
+        found = [_in_float(traced, known.nodes, end.float().reshape(form)) for end in ends]
+        if ours.shape != form or any(theirs.shape != form for theirs in found):
             raise UnsupportedError("its constants are not one number, or one for each channel")
+        theirs = found[0] if loose is None else torch.where(found[0].double() == ours.double(), found[1], found[0])
         return theirs.double().flatten(1), ours.double().flatten(1)
 
     def told(channel: int, raw: int, theirs: float, ours: float) -> str:
         value = raw * float(steps[channel])
-        return f"for {value:g} in channel {channel} the source gives {theirs:g}, exact arithmetic {ours:g}"
+        if loose is None:
+            return f"for {value:g} in channel {channel} the source gives {theirs:g}, exact arithmetic {ours:g}"
+        return f"for products of {value:g} in channel {channel} float32 may give {theirs:g}, by the order of its additions, exact arithmetic {ours:g}"
 
     try:
         with torch.no_grad():

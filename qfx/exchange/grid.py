@@ -164,6 +164,15 @@ def _points(scale: Any, where: str, nearest: bool, axis_of: int | None, rank: in
     return tuple(int(point) for point in points.ravel()), axis, told
 
 
+def along(scale: Array, value: Array, axis: int | None) -> Array:
+    """A scale for each channel, in a shape that goes with ``value``."""
+    if scale.size == 1 or axis is None:
+        return scale.reshape(-1)[:1]
+    shape = [1] * value.ndim
+    shape[axis] = -1
+    return scale.reshape(shape)
+
+
 def narrowest(low: int, high: int, where: str) -> tuple[int, bool, bool]:
     """(bits, sign, narrow) of the integers ``low`` to ``high``, bounds as a clip has them. Raises UnsupportedError where they are no such range."""
     width = max(math.ceil(math.log2(high + 1)), 1) if high > 0 else 1

@@ -53,9 +53,10 @@ def from_onnx(
 ) -> QuantizedModel:
     """The quantized ONNX file at ``path`` as a trainable fixed-point model with Casts where it quantizes, of these types, and nowhere else.
 
-    It reads QONNX (Quant, IntQuant, BipolarQuant, Trunc; domains ``qonnx.custom_op.general`` and ``onnx.brevitas``) and pairs of QuantizeLinear and
-    DequantizeLinear, with a Clip of integers between them or not. Scales must be powers of two, zero points 0 (or in the middle of a range without
-    a sign, which gives it one). The rounding modes are those of ``qfx.exchange.grid.ROUNDING``.
+    It reads QONNX (Quant, IntQuant, BipolarQuant, Trunc, and MultiThreshold and XnorPopcountMatMul, which FINN makes; domains
+    ``qonnx.custom_op.general`` and ``onnx.brevitas``) and pairs of QuantizeLinear and DequantizeLinear, with a Clip of integers between them or not.
+    Scales must be powers of two, zero points 0 (or in the middle of a range without a sign, which gives it one). The rounding modes are those of
+    ``qfx.exchange.grid.ROUNDING``.
     ``example_input``: a batch, or several by the names of the file's inputs; None: random numbers in the file's shapes. The file's results are
     compared on it. Results that do not depend on the inputs are left out, and told (``qfx inspect``). ``strict``, ``input_type``: as for
     ``qfx.from_brevitas``. ``output``: the tensor of the file to end at, for those that compute in float behind the last quantizer.

@@ -19,7 +19,8 @@ from qfx.capture.from_onnx import _Reader
 from qfx.capture.onnx.node import Array, Node
 from qfx.errors import UnsupportedError
 from qfx.exchange.affine import Affine, AffineCast, Float
-from qfx.exchange.grid import Grid, bipolar, grid, narrowest
+from qfx.exchange.grid import Grid, along, bipolar, grid, narrowest
+from qfx.exchange.thresholds import Thresholds, channels_second, of_integers
 from qfx.nn.layers.given import FakeQuant, SignOf
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -84,6 +85,7 @@ class QuantReader(_Reader):
         self.tables, self.nearest, self.affine = tables, nearest, affine
         self.cast: dict[str, _Constant] = {}
         self.stored: dict[str, _Stored] = {}
+        self.integers = not affine and any(node.op_type in ("MultiThreshold", "XnorPopcountMatMul") for node in model.graph.node)
         self.limited: dict[str, tuple[Value, float, float]] = {}  # what a Clip of floats gives: what it reads, and its bounds
 
     def _node(self, proto: onnx.NodeProto) -> None:
@@ -253,6 +255,50 @@ class QuantReader(_Reader):
             shift = made.frac_bits[0] - source.frac_bits[0]
             self.values[proto.output[0]] = self.assembly.call(f"{node.name}_scaled", torch.mul, self.values[proto.output[0]], 2.0**shift)
 
+    def thresholds(self, proto: onnx.NodeProto, where: str) -> None:
+        """How many thresholds each number has reached, times out_scale, plus out_bias."""
+        node = self._view(proto, where)
+        value, steps = node.arguments[0], self._number(node, 1)
+        scale, shift, layout = node.number("out_scale", 1.0), node.number("out_bias", 0.0), node.text("data_layout", "")
+        if not isinstance(value, Value):
+            raise node.refuse("a constant", "threshold what is computed of the input")
+        if self.affine or steps.ndim != 2 or not steps.size or np.isnan(steps).any():
+            what = "integers of any scales" if self.affine else f"thresholds of shape {steps.shape}, or that are no numbers"
+            raise node.refuse(what, "read it without --integers" if self.affine else "give (channels, thresholds)")
+        order = channels_second(layout, value.data.dim())
+        if order is None:
+            raise node.refuse(f"data_layout {layout!r} of {value.data.dim()} axes", "export it again")
+        axis = order[1]
+        if len(steps) not in (1, value.data.shape[axis]):
+            what = f"thresholds for {len(steps)} channels, of which it reads {value.data.shape[axis]}"
+            raise node.refuse(what, "give each channel its own, or all of them the same")
+        moved = axis != 1 and len(steps) > 1
+        if moved:
+            value = self.assembly.call(f"{node.name}_first", torch.permute, value, order)
+        value = self.assembly.layer(node.name, Thresholds(steps, f"{node.name}.output"), value)
+        if moved:
+            value = self.assembly.call(f"{node.name}_back", torch.permute, value, tuple(int(place) for place in np.argsort(order)))
+        if scale != 1.0:
+            value = self.assembly.call(f"{node.name}_scaled", torch.mul, value, scale)
+        if shift != 0.0:
+            value = self.assembly.call(f"{node.name}_shifted", torch.add, value, shift)
+        self.values[proto.output[0]] = value
+
+    def popcount(self, proto: onnx.NodeProto, where: str) -> None:
+        """How many bits of zeros and ones agree with those of a weight: sums with weights of -1 and 1, and a constant for each."""
+        node = self._view(proto, where)
+        bits = node.constant(1)
+        if bits is None or bits.ndim != 2 or not np.isin(bits, (0, 1)).all() or self.affine:
+            raise node.refuse("a second operand that is no constant of zeros and ones", "give the file with MatMul in its place")
+        weight, shift, total = (f"{proto.output[0]}.{part}" for part in ("weight", "shift", "total"))
+        self.values[weight] = (2 * bits - 1).astype(np.float32)
+        self.values[shift] = (len(bits) - bits.sum(0)).astype(np.float32)
+        self.uses[total] = 1
+        self._weighted(helper.make_node("MatMul", [proto.input[0], weight], [total], name=proto.name))
+        agreeing = helper.make_node("Add", [total, shift], [proto.output[0]], name=f"{node.name}_agreeing")
+        if not self._bias(agreeing):
+            super()._node(agreeing)
+
     def quantize(self, proto: onnx.NodeProto, where: str) -> None:
         node = self._view(proto, where)
         kind = self.kinds.get(proto.input[2]) if len(proto.input) > 2 and proto.input[2] else None
@@ -303,7 +349,7 @@ class QuantReader(_Reader):
         made = grid(scale, 0, width, signed=signed, narrow=narrow, rounding="ROUND", where=where, nearest=self.nearest, axis_of=axis)
         value = found.value
         if isinstance(value, np.ndarray) and "int" in value.dtype.name:
-            value = ((value.astype(np.float64) - shift) * _along(scale, value, made.axis)).astype(np.float32)
+            value = ((value.astype(np.float64) - shift) * along(scale, value, made.axis)).astype(np.float32)
         self._becomes(proto, value, made, lambda: _applied(made, value))
 
     @property
@@ -345,7 +391,10 @@ class QuantReader(_Reader):
         self.cast[proto.output[0]] = _Constant(np.asarray(results[0]), np.asarray(results[1]), made)
 
     def _weighted(self, proto: onnx.NodeProto) -> None:
-        """A layer with weights: it keeps what is cast, and its quantizers cast."""
+        """A layer with weights: it keeps what is cast, and its quantizers cast. (Where FINN has made thresholds, integers are what is cast.)"""
+        array = self.values.get(proto.input[1]) if self.integers and proto.input[1] not in self.cast else None
+        if isinstance(array, np.ndarray) and (made := of_integers(array)) is not None:
+            self.cast[proto.input[1]] = _Constant(array.astype(np.float32), array.astype(np.float32), made)
         names = [name for place, name in enumerate(proto.input) if place and name in self.cast]
         plain = {name: self.values[name] for name in names}
         computes = len(proto.input) > 1 and not isinstance(self.values.get(proto.input[1]), Value)
@@ -420,14 +469,6 @@ def _applied(made: Grid, value: Any) -> Array:
     return result.numpy()
 
 
-def _along(scale: Array, value: Array, axis: int | None) -> Array:
-    if scale.size == 1 or axis is None:
-        return scale.reshape(-1)[:1]
-    shape = [1] * value.ndim
-    shape[axis] = -1
-    return scale.reshape(shape)
-
-
 def _range(kind: str, where: str) -> tuple[int, int]:
     """The integers of a type by its name."""
     digits = kind.removeprefix("u").removeprefix("int")
@@ -442,6 +483,8 @@ _QUANTIZING: dict[str, Callable[[QuantReader, onnx.NodeProto, str], None]] = {
     "IntQuant": QuantReader.quant,
     "BipolarQuant": QuantReader.bipolar,
     "Trunc": QuantReader.trunc,
+    "MultiThreshold": QuantReader.thresholds,
+    "XnorPopcountMatMul": QuantReader.popcount,
     "QuantizeLinear": QuantReader.quantize,
     "DequantizeLinear": QuantReader.dequantize,
 }

@@ -295,7 +295,7 @@ REFUSED = [
     bad("has the scale", [quant("x", "y", "step")], {"step": f32(float("nan"))}),
     bad("has scales of shape", [quant("x", "y", "step")], {"step": np.ones((2, 4), np.float32)}),
     bad("of the unknown domain 'my.ops'", [quant("x", "q", "step"), NODE("Odd", ["q"], ["y"], domain="my.ops")]),
-    bad("MultiThreshold is none that is read", [quant("x", "q", "step"), NODE("MultiThreshold", ["q", "step"], ["y"], domain=GENERAL)]),
+    bad("Im2Col is none that is read", [quant("x", "q", "step"), NODE("Im2Col", ["q"], ["y"], domain=GENERAL)]),
     bad("works on integers between", [STORED, NODE("Relu", ["q"], ["y"])], {"u": np.uint8(0)}),
     bad("another scale or zero point", [STORED, NODE("DequantizeLinear", ["q", "fine", "u"], ["y"])], {"u": np.uint8(0)}),
     bad("clips integers to", qdq("x", "y", "step", "i", clip=("a", "b")), {"i": np.int8(0), "a": np.int8(-3), "b": np.int8(5)}),

@@ -130,6 +130,11 @@ def test_what_is_missing_is_told_before_anything_is_written(tmp_path: Path, monk
     staged = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v", "--style", "unrolled", "--pipelined")
     assert staged.exit_code == 2
     assert "--pipelined: an unrolled design is a pipeline as it is" in staged.output
+    folding = tmp_path / "folding.toml"
+    folding.write_text('[fifos]\nconv0_s = { storage = "ddr" }\n', encoding="utf-8")
+    spilled = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v", "--folding", folding)
+    assert spilled.exit_code == 2
+    assert "conv0_spill: Verilog has no masters that write memory, as a FIFO in memory needs" in spilled.output
     monkeypatch.setattr(tools, "found_clang", lambda: "")
     done = qfx("rtl", model, "--board", "zcu102", "-o", tmp_path / "v")
     assert done.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar
 
@@ -12,11 +13,14 @@ from qfx import operators as ops
 from qfx.errors import UnsupportedError
 from qfx.exchange.affine import AffineCast
 from qfx.exchange.grid import Grid
-from qfx.fixed.arith import Interval
+from qfx.exchange.thresholds import Thresholds
+from qfx.fixed.arith import Channels, Interval
 from qfx.fixed.type import OMode, QMode
+from qfx.integers.steps import Line
 from qfx.nn.call import Call, Family, Layers, Part
 from qfx.nn.clipped import Clipped
-from qfx.nn.fixed_layer import FixedLayer, Steps, Traits
+from qfx.nn.fixed_layer import FixedLayer, Steps, Traits, constant
+from qfx.nn.layers.arithmetic import QAdd
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 
@@ -152,6 +156,57 @@ class QOffset(FixedLayer):
         return False
 
 
+class QLines(FixedLayer):
+    """A line for each channel, of raw numbers, that nobody trains; exact. The gradient is the line's slope."""
+
+    scale: Tensor
+    shift: Tensor
+
+    traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
+
+    def __init__(self, lines: Sequence[Line], grids: Sequence[int]) -> None:
+        """``grids``: the fractional bits of what each channel reads."""
+        super().__init__()
+        slopes = tuple(Interval(own.multiplier, own.multiplier, own.shift - grid) for own, grid in zip(lines, grids, strict=True))
+        offsets = tuple(Interval(own.offset, own.offset, own.shift) for own in lines)
+        self.slopes, self.offsets = Channels(slopes), Channels(offsets)
+        for name, numbers in (("scale", slopes), ("shift", offsets)):
+            exact = [math.ldexp(own.lo, -own.frac_bits) for own in numbers]
+            self.register_buffer(name, torch.tensor(exact, dtype=torch.float64), persistent=False)
+
+    def forward(self, x: QTensor) -> QTensor:
+        return x.affine(self.scale, self.shift, x.interval * self.slopes + self.offsets, where=self.name)
+
+    def operators(self) -> Steps:
+        scale, shift = constant(self.scale, f"{self.name}.scale"), constant(self.shift, f"{self.name}.shift")
+        return [("", ops.Affine(scale, shift))]
+
+    def distribution(self, sources: Sequence[Clipped]) -> Clipped:
+        mean, variance = sources[0].moments()
+        return Clipped.normal(mean * self.scale + self.shift, (variance * self.scale.square()).sqrt())
+
+    def scales_channels(self, channels: int) -> bool:
+        return False
+
+
+def _thresholds(call: Call) -> Layers:
+    """The sum of its casts, each of a line."""
+    assert isinstance(call.module, Thresholds)
+    parts: list[Part] = []
+    total: Part | None = None
+    for place, (grid, lines) in enumerate(call.module.casts):
+        suffix = f"_{place}" if place else ""
+        label = f"{call.module.label}{suffix}"
+        lined = Part(QLines(lines, call.module.grids), (0,), f"_line{suffix}")
+        cast = Part(GivenQuantizer(grid, label), (lined,), f"_cast{suffix}")
+        parts += [lined, cast]
+        if total is not None:
+            cast = Part(QAdd(), (total, cast), f"_sum{suffix}")
+            parts.append(cast)
+        total = cast
+    return parts
+
+
 def _fake_quant(call: Call) -> Layers:
     """One Cast; of a sign three steps, which are exact: x - s is rounded to the two multiples -2s and 0 of 2s, and s added. So numbers from -s to s
     have a gradient, as with other tools."""
@@ -176,4 +231,6 @@ def _affine_cast(call: Call) -> Layers:
     raise call.refuse("a scale or zero point that no fixed-point type has", "take its integers: qfx.integers_of")
 
 
-FAMILY = Family(layers=(GivenQuantizer, QOffset), modules={FakeQuant: _fake_quant, AffineCast: _affine_cast}, elementwise=True)
+FAMILY = Family(
+    layers=(GivenQuantizer, QLines, QOffset), modules={FakeQuant: _fake_quant, AffineCast: _affine_cast, Thresholds: _thresholds}, elementwise=True
+)
