@@ -13,10 +13,11 @@ import numpy as np
 
 from qfx.fixed.arith import Interval
 from qfx.hardware.unrolled.adders import Solver, plain_graph
-from qfx.hardware.unrolled.cost import luts
+from qfx.hardware.unrolled.cost import luts_of_all
 from qfx.hardware.unrolled.program import Number, Program, Result, Sum, pruned
 from qfx.hardware.unrolled.scalars import Scalars
 from qfx.hardware.unrolled.sharing import shared_graph
+from qfx.hardware.unrolled.ternary import ternary
 from qfx.hardware.unrolled.unroll import MAX_OPERATIONS
 from qfx.hardware.unrolled.with_da4ml import da4ml_graph
 from qfx.ir.values import RawArray
@@ -61,7 +62,7 @@ def rows(sizes: tuple[tuple[int, int, int], ...] = SIZES) -> Iterator[tuple[str,
             start = time.process_time()
             made = program(matrix(outputs, inputs, bits), solver)
             seconds = time.process_time() - start
-            total = sum(luts(made, place) for place in range(len(made.nodes)))
+            total = sum(luts_of_all(made, ternary(made)))
             yield f"{outputs} x {inputs}, {bits} bits", name, made.operations, depth(made), total, seconds
 
 

@@ -17,8 +17,9 @@ from benchmarks.calibration.measure import FAMILIES, FLAGS
 from qfx.hardware.project.project import prepare
 from qfx.hardware.rtl.luts import named, sites
 from qfx.hardware.rtl.unrolled import combinational
-from qfx.hardware.unrolled.cost import luts
+from qfx.hardware.unrolled.cost import luts_of_all
 from qfx.hardware.unrolled.program import Program
+from qfx.hardware.unrolled.ternary import ternary
 from qfx.hardware.unrolled.unroll import unroll
 from qfx.ir.from_onnx import load_graph
 
@@ -49,7 +50,7 @@ def main() -> None:
     """Estimated and measured LUTs of the exported models that the command line names."""
     for path in sys.argv[1:]:
         program = unroll(prepare(load_graph(Path(path))))
-        estimated = sum(luts(program, place) for place in range(len(program.nodes)))
+        estimated = sum(luts_of_all(program, ternary(program)))
         found = measured(program, yosys=os.environ.get("YOSYS", "yosys"))
         print(f"{path}: {estimated} LUTs estimated, {found} measured ({estimated / found:.2f})", flush=True)
 

@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from qfx.hardware.rtl.hardware import raws_of, words_of
 from qfx.hardware.unrolled.adders import Solver
 from qfx.hardware.unrolled.plan import Plan, plan
 from qfx.hardware.unrolled.sharing import shared_graph
+from qfx.hardware.unrolled.ternary import operands
 from qfx.hardware.unrolled.with_da4ml import da4ml_graph
 from qfx.ir.feeds import feeds
 from qfx.ir.graph import Graph, Node
@@ -74,6 +77,18 @@ def casts() -> Graph:
                         cast = Cast(ArrayType.of(FixedType(width, int_bits, signed, q, o, n)))
                         nodes.append(Node(f"c{len(nodes)}", cast, ("x",)))
     return Graph("casts", tuple(nodes), tuple(node.name for node in nodes[1:]))
+
+
+def threes() -> Graph:
+    """Sums of three numbers of their own: every sign, and every order of three shifts of which two are alike or none."""
+    signs = list(product((1, -1), repeat=3))
+    shifts = [(0, 0, 0), (0, 0, 2), (0, 2, 2), *permutations((0, 1, 3))]
+    rows = [[sign << shift for sign, shift in zip(*pair, strict=True)] for pair in product(signs, shifts)]
+    weight = np.zeros((len(rows), 3 * len(rows)), dtype=np.int64)
+    for place, row in enumerate(rows):
+        weight[place, 3 * place : 3 * place + 3] = row
+    nodes = (Node("x", Input((weight.shape[1],), scalar("ap_fixed<3,3>"))), Node("fc", Linear(Const(weight, 0), None), ("x",)))
+    return Graph("threes", nodes, "fc")
 
 
 def few(graph: Graph) -> Graph:
@@ -153,8 +168,10 @@ def qfx(*arguments: str | Path) -> Result:
 
 def test_random_networks_and_casts_compute_the_interpreters_integers(tmp_path: Path, thorough: bool) -> None:
     """With as many streams, words and kinds of operations as come; the plan's cycles are those of the longest frame. Casts see every number."""
-    graph = beside("many", [*many(20261130, 8), casts() if thorough else few(casts())])
+    graph = beside("many", [*many(20261130, 8), casts() if thorough else few(casts()), threes()])
     made = plan(graph, ZCU, clock_ns=5)
+    negative = Counter(sum(part.negative for part in operands(made.program, *pair)) for pair in made.pipeline.joined.items())
+    assert set(negative) == {0, 1, 2}
     x_raw = quantize_inputs(graph, feeds(graph, adversarial_feeds(graph, np.random.default_rng(1), 512)))
     x_raw["g8x"] = np.arange(-256, 256, dtype=np.int64).reshape(-1, 1)
     compare_written(graph, made, project.write_unrolled(graph, made, tmp_path / "many", x_raw=x_raw))
@@ -190,6 +207,7 @@ def test_a_planted_bit_is_found(tmp_path: Path, model: Path, thorough: bool) -> 
     planted = [
         text[: constant.start(1)] + str(int(constant[1]) ^ 1) + text[constant.end(1) :],
         re.sub(r"(\d+'d\d+: v\d+ = \d+'d)(\d+);", lambda m: f"{m[1]}{int(m[2]) ^ 1};", text),
+        re.sub(r"1'b(\d)\};", lambda m: f"1'b{int(m[1]) ^ 1}}};", text),  # what comes in at the low end of sums of three
         re.sub(r"valid <= \{valid\[\d+:1\], enter\}", "valid <= {valid, enter} | {enter, 1'b0}", text),
     ]
     for wrong in planted if thorough else planted[:1]:

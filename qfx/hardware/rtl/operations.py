@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from qfx.errors import UnsupportedError
 from qfx.hardware.rtl import casts
 from qfx.hardware.unrolled.program import Choice, Constant, Convert, Entry, Extreme, Less, Node, Product, Program, Source, Sum, both, type_of
+from qfx.hardware.unrolled.ternary import Operand, free_bits, operands
 
 Where = Callable[[int], str]
 """What the wire of a node is called where it is read."""
@@ -30,15 +31,17 @@ def declared(program: Program, place: int, name: str, kind: str = "wire") -> str
     return f"{kind}{sign} [{own.width - 1}:0] {name}"
 
 
-def lines(program: Program, place: int, where: Where) -> Iterator[str]:
-    """The wire ``v<place>`` of a node that computes something, and what it needs."""
+def lines(program: Program, place: int, where: Where, taken: int | None = None) -> Iterator[str]:
+    """The wire ``v<place>`` of a node that computes something, and what it needs; ``taken``: the sum that it takes in."""
     node, name = program.nodes[place], f"v{place}"
 
     def operand(source: int, up: int = 0) -> str:
         text = _operand(program, source, where)
         return f"({text} <<< {up})" if up else text
 
-    if isinstance(node, Entry):
+    if taken is not None:
+        yield from _ternary(program, place, operands(program, place, taken), where)
+    elif isinstance(node, Entry):
         yield from _table(program, place, node, where(node.a))
     elif isinstance(node, Convert):
         yield from _convert(program, place, node, operand(node.a))
@@ -68,6 +71,31 @@ def _expression(program: Program, node: Node, operand: Callable[..., str]) -> st
     if isinstance(node, Less):
         return f"{plain} {'>' if second else '<'} 0"
     return f"{plain} {'<' if node.greater else '>'} 0 ? 0 : {value}"
+
+
+def _ternary(program: Program, place: int, parts: tuple[Operand, Operand, Operand], where: Where) -> Iterator[str]:
+    """A sum of three in the form that maps to one LUT a bit: what three bits leave and what they carry, in one carry chain. -x is ~x and a one more,
+    which comes in at the low end, where nothing is carried to; a second one as the carry of a bit below it."""
+    name, low, width = f"v{place}", free_bits(parts), program.type(place).width
+    room = width - low
+    for side, part in zip("abc", parts, strict=True):
+        text, up = _operand(program, part.node, where), part.up - low
+        moved = f"({text} {'<<<' if up > 0 else '>>>'} {abs(up)})" if up else text
+        yield f"wire signed [{room - 1}:0] {name}_{side} = {'~' if part.negative else ''}{moved};"
+    a, b, c = (f"{name}_{side}" for side in "abc")
+    ones = sum(part.negative for part in parts)
+    yield f"wire [{room - 1}:0] {name}_x = {a} ^ {b} ^ {c};"
+    yield f"wire [{room}:0] {name}_m = {{({a} & {b}) | ({a} & {c}) | ({b} & {c}), 1'b{min(ones, 1)}}};"
+    if ones < 2:
+        yield f"wire [{room - 1}:0] {name}_y = {name}_x + {name}_m[{room - 1}:0];"
+        total = f"{name}_y"
+    else:
+        yield f"wire [{room}:0] {name}_y = {{{name}_x, 1'b1}} + {{{name}_m[{room - 1}:0], 1'b1}};"
+        total = f"{name}_y[{room}:1]"
+    if low:
+        yield f"wire signed [{width - 1}:0] {name}_l = {_operand(program, parts[0].node, where)};"
+        total = f"{{{total}, {name}_l[{low - 1}:0]}}"
+    yield f"{declared(program, place, name)} = {total};"
 
 
 def _with_zero(program: Program, node: Extreme | Less) -> bool:

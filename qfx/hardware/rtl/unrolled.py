@@ -15,6 +15,7 @@ from qfx.hardware.rtl import operations
 from qfx.hardware.unrolled.cost import Pipeline
 from qfx.hardware.unrolled.plan import Plan
 from qfx.hardware.unrolled.program import Constant, Program, Source
+from qfx.hardware.unrolled.ternary import ternary
 
 
 def module(plan: Plan, top: str, model: str) -> str:
@@ -34,14 +35,15 @@ def module(plan: Plan, top: str, model: str) -> str:
 def combinational(program: Program) -> str:
     """The program without registers and handshakes: the module ``top`` with an input ``x<node>`` for each source, an output ``y<port>_<place>`` for
     each number. For counting its LUTs."""
-    ports, body = [], []
+    ports, body, joined = [], [], ternary(program)
+    inner = set(joined.values())
     for place, node in enumerate(program.nodes):
         own = program.type(place)
         if isinstance(node, Source):
             ports.append(f"input [{own.width - 1}:0] x{place}")
             body.append(f"{operations.declared(program, place, f'v{place}')} = x{place};")
-        elif not isinstance(node, Constant):
-            body += operations.lines(program, place, lambda source: f"v{source}")
+        elif not isinstance(node, Constant) and place not in inner:
+            body += operations.lines(program, place, lambda source: f"v{source}", joined.get(place))
     for number, port in enumerate(program.outputs):
         for place, result in enumerate(port):
             node, own = program.nodes[result.node], program.type(result.node)
@@ -139,9 +141,10 @@ def _inputs(plan: Plan) -> Iterator[str]:
 
 
 def _stages(program: Program, made: Pipeline, design: Design) -> Iterator[str]:
-    """Every operation in its stage, and behind each stage the registers of what later ones read."""
+    """Every operation in its stage, and behind each stage the registers of what later ones read. A sum that another one takes in has no wire."""
     moves: dict[int, list[str]] = defaultdict(list)
     computing: list[int] = []
+    inner = set(made.joined.values())
     sources: list[str] = []
     for place, node in enumerate(program.nodes):
         if isinstance(node, Constant):
@@ -170,7 +173,8 @@ def _stages(program: Program, made: Pipeline, design: Design) -> Iterator[str]:
         group = list(places)
         yield f"// --- {layer}: {len(group)} operations"
         for place in group:
-            yield from operations.lines(program, place, _reader(made, made.stages[place]))
+            if place not in inner:
+                yield from operations.lines(program, place, _reader(made, made.stages[place]), made.joined.get(place))
     for stage in sorted(moves):
         yield f"// --- from stage {stage} to stage {stage + 1}"
         yield "always @(posedge clk) if (step) begin"

@@ -107,15 +107,17 @@ class Making:
         return Term(node, low, x.negative)
 
     def total(self, row: Row) -> Term | None:
-        """The sum of all terms, the shallowest two first, so that it is no deeper than it has to be."""
+        """The sum of all terms, the shallowest first: two of an even number, then three at a time, which one carry chain adds (``ternary.py``)."""
         if not row:
             return None
         waiting = [(*self._order(term), place, term) for place, term in enumerate(row)]
         heapify(waiting)
         count = len(row)
         while len(waiting) > 1:
-            x, y = heappop(waiting)[-1], heappop(waiting)[-1]
-            joined = self.joined(x, y)
+            three = len(waiting) % 2 == 1
+            joined = self.joined(heappop(waiting)[-1], heappop(waiting)[-1])
+            if three:
+                joined = self.joined(joined, heappop(waiting)[-1])
             heappush(waiting, (*self._order(joined), count, joined))
             count += 1
         return waiting[0][-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -29,13 +30,16 @@ from qfx.hardware.board import board
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.project import csim
 from qfx.hardware.project.project import read_project, write_project
+from qfx.hardware.timing.delays import delays
 from qfx.hardware.unrolled import unroll as unrolling
 from qfx.hardware.unrolled.adders import Adder, AdderGraph, Row, Solver, Term, plain_graph
+from qfx.hardware.unrolled.cost import luts, luts_of_all, pipeline
 from qfx.hardware.unrolled.evaluate import evaluate
 from qfx.hardware.unrolled.plan import plan
-from qfx.hardware.unrolled.program import Sum, type_of
+from qfx.hardware.unrolled.program import Program, Sum, read_by, type_of
 from qfx.hardware.unrolled.rounding import absorb_rounding
 from qfx.hardware.unrolled.sharing import shared_graph
+from qfx.hardware.unrolled.ternary import adder_bits, ternary, ternary_bits
 from qfx.hardware.unrolled.unroll import unroll
 from qfx.hardware.unrolled.with_da4ml import da4ml_graph
 from qfx.ir.feeds import feeds
@@ -200,7 +204,7 @@ def test_sharing_never_changes_a_value(matrix: list[list[int]], depths: list[int
         form = {} if output is None else graph.coefficients[output.node]
         sign = -1 if output is not None and output.negative else 1
         assert {c: w for c, w in enumerate(row) if w} == {c: sign * f << (output.shift if output else 0) for c, f in form.items()}
-    assert len(graph.adders) <= len(plain_graph(rows, given_depths, widths).adders)
+    assert len(graph.adders) <= sum(len(row) - 1 for row in rows if row)  # a tree for each row
 
 
 def test_sharing_finds_what_rows_have_in_common() -> None:
@@ -354,6 +358,63 @@ def test_adders_are_those_of_unrolled_designs(model: Path, tmp_path: Path) -> No
 
 
 # Estimates
+
+
+def fewest(program: Program, free: dict[int, list[int]], roots: list[int], may: bool = True) -> int:
+    """The fewest bits of adders of some trees of sums, by trying every choice; ``may``: whether the roots may take in another sum."""
+    total = 0
+    for place in roots:
+        node = program.nodes[place]
+        assert isinstance(node, Sum)
+        choices = [adder_bits(program, place, node) + fewest(program, free, free[place])]
+        for taken in free[place] if may else ():
+            others = [other for other in free[place] if other != taken]
+            rest = fewest(program, free, others) + fewest(program, free, [taken], may=False)
+            inner = program.nodes[taken]
+            assert isinstance(inner, Sum)
+            choices.append(ternary_bits(program, place, taken) + rest - adder_bits(program, taken, inner))
+        total += min(choices)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sums_of_three_leave_the_fewest_bits(seed: int) -> None:
+    graph = mlp((5, 4, 3), bits=3 + seed % 2, seed=seed)
+    program = unroll(graph, solver=plain_graph if seed % 3 else shared_graph)
+    joined = ternary(program)
+    assert joined
+    assert not set(joined) & set(joined.values())
+    assert len(set(joined.values())) == len(joined)
+    readers = Counter(source for node in program.nodes for source in read_by(node))
+    assert all(taken in read_by(program.nodes[place]) and readers[taken] == 1 for place, taken in joined.items())
+    sums = [place for place, node in enumerate(program.nodes) if isinstance(node, Sum) and adder_bits(program, place, node)]
+    free = {place: [source for source in read_by(program.nodes[place]) if source in sums and readers[source] == 1] for place in sums}
+    roots = [place for place in sums if not any(place in inner for inner in free.values())]
+    found = luts_of_all(program, joined)
+    assert sum(found[place] for place in sums) == fewest(program, free, roots)
+    assert sum(found) < sum(luts(program, place) for place in range(len(program.nodes)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "bits"),
+    [
+        ((1, 1, 1), 6),  # 0 to 45
+        ((1, -1, 1), 6),  # -15 to 30
+        ((-1, 1, -1), 6),  # -30 to 15
+        ((1, 4, 4), 6),  # the two lowest bits of 0 to 135 are those of one number
+        ((-1, 4, 4), 8),  # -15 to 120: of a negative one they are not
+    ],
+)
+def test_a_sum_of_three_takes_a_lut_for_each_bit_that_is_added(weights: tuple[int, ...], bits: int) -> None:
+    nodes = (
+        Node("x", Input((3,), scalar("ap_ufixed<4,4>"))),
+        Node("fc", Linear(Const(np.array([weights]), 0), None), ("x",)),
+    )
+    program = unroll(Graph("three", nodes, "fc"))
+    (place,) = ternary(program)
+    assert sum(luts_of_all(program, ternary(program))) == bits
+    made = pipeline(program, delays(ZCU.part), 5.0)
+    assert made.stages[place] == made.stages[made.joined[place]] == made.depth == 1
 
 
 def test_the_mlp_of_the_trigger_takes_a_frame_every_cycle() -> None:
