@@ -440,7 +440,9 @@ class GivenBuilder(Builder):
         else:
             bounds = self.known[known.start].reach or self.data[known.start].interval
             start = self.data[known.start]
-            why = difference(self.traced, known, known.loose.sums if known.loose is not None else bounds, tuple(start.shape[1:]), start.interval)
+            bounds = known.loose.sums if known.loose is not None else bounds.hull if known.shape else bounds
+            own = start.interval.hull if known.shape else start.interval
+            why = difference(self.traced, known, bounds, known.shape or tuple(start.shape[1:]), own)
             if why:
                 self.float_arithmetic = True
                 self._refuse(replace(known, why=f"{known.why}, and {why}"), ONLY_NEAR)

@@ -21,6 +21,7 @@ from qfx.nn.layers.elementwise.held import HeldConstant
 from qfx.nn.layers.elementwise.piecewise import QPReLU
 from qfx.nn.layers.given import GivenQuantizer, QLines, QOffset
 from qfx.nn.layers.reductions.reduce import QReduceMean
+from qfx.nn.layers.reshape import QReshape
 from qfx.nn.layers.tables.lookup import QLookup
 from qfx.nn.qtensor import QTensor, dtype_of
 
@@ -57,7 +58,8 @@ class Known:
 
     ``start``: the exact value from which ``nodes`` of the source (and ``layers`` here) lead to it, number by number; None where others mix in.
     ``between``: not empty if the source's number and the one here lie between the same two numbers with so many fractional bits, of each channel or
-    of all. ``loose``: that ``start`` itself is not exact, but so."""
+    of all. ``loose``: that ``start`` itself is not exact, but so. ``shape``: that which the value of ``start`` has been brought into on the way, the
+    batch left out, where its one channel has become many."""
 
     why: str = ""
     where: str = ""
@@ -67,6 +69,7 @@ class Known:
     reach: Bounds | None = None
     between: tuple[int, ...] = ()
     loose: Loose | None = None
+    shape: tuple[int, ...] = ()
 
     def through(self, layer: FixedLayer, node: fx.Node) -> Known:
         """The same, a layer further."""
@@ -86,6 +89,12 @@ def judged(layer: FixedLayer, path: str, node: fx.Node, sources: Sequence[tuple[
         falls = inexact.loose is not None and isinstance(layer, QLookup)  # it may rise and fall within the slack
         if one and inexact.start is not None and not tabled and not falls:
             return inexact.through(layer, node)
+        if isinstance(layer, QReshape) and inexact.start is not None:
+            (_, _, before), after = sources[0], tuple(result.shape[1:])
+            if before.shape[1] == after[0]:  # each channel stays one
+                return inexact
+            if before.shape[1] == 1 and inexact.loose is None:
+                return replace(inexact, shape=after)
         return Known(f"{inexact.why}, {COMPUTED_WITH}" if inexact.loose is not None else inexact.why, inexact.where)
     off = next((known for _, known, _ in sources if known.between), None)
     if off is not None:
@@ -252,7 +261,10 @@ def difference(traced: Traced, known: Known, bounds: Bounds, shape: tuple[int, .
         for layer in known.layers:
             value = layer(value)
         ours = value.tensor()
-        found = [_in_float(traced, known.nodes, end.float().reshape(form)) for end in ends]
+        try:
+            found = [_in_float(traced, known.nodes, end.float().reshape(form)) for end in ends]
+        except RuntimeError as error:  # of torch, which has other axes there
+            raise UnsupportedError("it has other axes there") from error
         if ours.shape != form or any(theirs.shape != form for theirs in found):
             raise UnsupportedError("its constants are not one number, or one for each channel")
         theirs = found[0] if loose is None else torch.where(found[0].double() == ours.double(), found[1], found[0])

@@ -3,6 +3,7 @@ else what it becomes of a float file."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from qfx.capture.onnx.node import Array, Node
 from qfx.errors import UnsupportedError
 from qfx.exchange.affine import Affine, AffineCast, Float
 from qfx.exchange.grid import Grid, along, bipolar, grid, narrowest
-from qfx.exchange.thresholds import Thresholds, channels_second, of_integers
+from qfx.exchange.thresholds import Thresholds, channels_second, exactly, of_integers
 from qfx.nn.layers.given import FakeQuant, SignOf
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
@@ -275,12 +276,12 @@ class QuantReader(_Reader):
         moved = axis != 1 and len(steps) > 1
         if moved:
             value = self.assembly.call(f"{node.name}_first", torch.permute, value, order)
-        value = self.assembly.layer(node.name, Thresholds(steps, f"{node.name}.output"), value)
+        along = exactly(scale, shift, steps.shape[1]) if math.isfinite(scale) and math.isfinite(shift) else None
+        value = self.assembly.layer(node.name, Thresholds(steps, f"{node.name}.output", along), value)
         if moved:
             value = self.assembly.call(f"{node.name}_back", torch.permute, value, tuple(int(place) for place in np.argsort(order)))
-        if scale != 1.0:
+        if along is None:
             value = self.assembly.call(f"{node.name}_scaled", torch.mul, value, scale)
-        if shift != 0.0:
             value = self.assembly.call(f"{node.name}_shifted", torch.add, value, shift)
         self.values[proto.output[0]] = value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,16 +24,17 @@ Floats = npt.NDArray[np.float64]
 
 
 class Thresholds(nn.Module):
-    """For each number how many thresholds of its channel it has reached. ``thresholds``: (channels or 1, number). It stands in networks that
-    ``qfx.exchange`` makes; ``casts``, and the fractional bits of what each channel reads, ``grids``, are there once that is known."""
+    """For each number how many thresholds of its channel it has reached, on a line ``along``. ``thresholds``: (channels or 1, number). It stands in
+    networks that ``qfx.exchange`` makes; ``casts``, and the fractional bits of what each channel reads, ``grids``, are there once that is known."""
 
     thresholds: Tensor
 
     one_piece = True
     """For capture, which does not look inside."""
 
-    def __init__(self, thresholds: Floats, label: str) -> None:
+    def __init__(self, thresholds: Floats, label: str, along: Line | None = None) -> None:
         super().__init__()
+        self.along = along
         self.register_buffer("thresholds", torch.from_numpy(np.sort(np.asarray(thresholds, dtype=np.float32), axis=1)))
         self.label = label
         self.casts: tuple[tuple[Grid, tuple[Line, ...]], ...] = ()
@@ -40,7 +42,8 @@ class Thresholds(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         form = (1, len(self.thresholds), *(1,) * (x.dim() - 2), self.thresholds.shape[1])
-        return (x.unsqueeze(-1) >= self.thresholds.reshape(form)).sum(-1).to(x.dtype)
+        count = (x.unsqueeze(-1) >= self.thresholds.reshape(form)).sum(-1)
+        return (count if self.along is None else (count * self.along.multiplier + self.along.offset) * 2.0**-self.along.shift).to(x.dtype)
 
     def read(self, bounds: Bounds, channels: int) -> None:
         """Find the ``casts`` whose sum the count is, for all numbers within ``bounds``. Raises UnsupportedError where too many would be needed."""
@@ -57,6 +60,13 @@ class Thresholds(nn.Module):
             found.append(taken)
             at += 2 ** taken[0].width - 1
         self.casts, self.grids = tuple(found), tuple(own.frac_bits for own in intervals)
+
+
+def exactly(scale: float, shift: float, count: int) -> Line | None:
+    """``scale * n + shift`` for n up to ``count`` where float32 rounds none of it."""
+    bits = max(max(part.as_integer_ratio()[1].bit_length() - 1, 0) for part in (scale, shift))
+    found = Line(int(math.ldexp(scale, bits)), int(math.ldexp(shift, bits)), bits)
+    return found if abs(found.multiplier) * count + abs(found.offset) <= 2**24 else None
 
 
 def channels_second(layout: str, rank: int) -> tuple[int, ...] | None:

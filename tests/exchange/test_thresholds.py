@@ -126,6 +126,20 @@ def test_one_row_for_all_channels_and_a_batch_norm_in_float_in_front(tmp_path: P
     compared(path, np.linspace(-3, 3, 400, dtype=np.float32).reshape(100, 4))
 
 
+def test_float_arithmetic_on_the_way_through_other_axes(tmp_path: Path) -> None:
+    """As FINN has it before it streamlines: pixels divided by 255 and brought into one axis, and a BatchNorm with an axis more around it."""
+    random = np.random.default_rng(6)
+    constants: dict[str, Array] = {name: random.uniform(0.5, 1.5, 6).astype(np.float32) for name in ("g", "b", "m", "v")}
+    constants |= {"bytes": f32(255.0), "two": f32(2.0), "one": f32(1.0), "long": np.array([-1, 16]), "last": np.array([2])}
+    constants |= {"t": np.zeros((1, 1), np.float32), "t1": np.zeros((1, 1), np.float32), "w": random.choice([-1.0, 1.0], (16, 6)).astype(np.float32)}
+    nodes = [
+        *(node("Div", "x", "bytes", "a"), node("Reshape", "a", "long", "b_"), node("Mul", "b_", "two", "c"), node("Sub", "c", "one", "d")),
+        *(counted("d", "q", "t", out_scale=2.0, out_bias=-1.0), node("MatMul", "q", "w", "e"), node("Unsqueeze", "e", "last", "f")),
+        *(node("BatchNormalization", "f", "g", "b", "m", "v", "h"), node("Squeeze", "h", "last", "i"), counted("i", "y", "t1")),
+    ]
+    compared(saved(tmp_path, nodes, constants, (1, 4, 4), out=(6,)), pixels(64, 1, 4, 4), input_type=PIXELS)
+
+
 def test_a_step_beside_is_noticed(tmp_path: Path) -> None:
     path = tfc(tmp_path, 2, 2)
     q = qfx.from_onnx(path, input_type=PIXELS)

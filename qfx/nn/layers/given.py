@@ -204,6 +204,10 @@ def _thresholds(call: Call) -> Layers:
             cast = Part(QAdd(), (total, cast), f"_sum{suffix}")
             parts.append(cast)
         total = cast
+    along, grids = call.module.along, (0,) * len(call.module.grids)
+    if along is not None and (along.multiplier, along.offset, along.shift) != (1, 0, 0):
+        assert total is not None
+        parts.append(Part(QLines([along] * len(grids), grids), (total,), ""))
     return parts
 
 

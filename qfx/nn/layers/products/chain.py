@@ -87,11 +87,10 @@ class Chain:
 
 def shortened(model: fx.GraphModule) -> Callable[..., Any] | None:
     """The forward of ``model``, by its graph, in which chains are called as one; None if it has none."""
-    graph = copy.deepcopy(model.graph)
-    chains = _chains(model, graph)
-    if not chains:
+    if not _chains(model, model.graph):
         return None
-    for head, links in chains:
+    graph = copy.deepcopy(model.graph)
+    for head, links in _chains(model, graph):
         first, last = head or links[0][0], links[-1][-1]
         chain = Chain(
             None if head is None else _path(head),
@@ -110,7 +109,7 @@ def shortened(model: fx.GraphModule) -> Callable[..., Any] | None:
 
 
 def _chains(model: fx.GraphModule, graph: fx.Graph) -> list[tuple[fx.Node | None, list[list[fx.Node]]]]:
-    """The chains in a copy of the model's graph: of each the input's node, if it begins there, and the nodes of its links."""
+    """The chains in the model's graph, or a copy of it: of each the input's node, if it begins there, and the nodes of its links."""
     layers = {node: model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"}
     found: list[tuple[fx.Node | None, list[list[fx.Node]]]] = []
     within: set[fx.Node] = set()
