@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.rtl.tools import tools as programs
 
+from benchmarks.unrolled_netlist import measured
 from qfx.cli import main
 from qfx.errors import ProjectError, UnsupportedError
 from qfx.export.onnx_file import save
@@ -28,9 +29,11 @@ from qfx.hardware.board import board
 from qfx.hardware.rtl import luts, project, simulate, tools, unrolled
 from qfx.hardware.rtl.hardware import raws_of, words_of
 from qfx.hardware.unrolled.adders import Solver
+from qfx.hardware.unrolled.cost import luts_of_all
 from qfx.hardware.unrolled.plan import Plan, plan
 from qfx.hardware.unrolled.sharing import shared_graph
-from qfx.hardware.unrolled.ternary import operands
+from qfx.hardware.unrolled.ternary import operands, ternary
+from qfx.hardware.unrolled.unroll import unroll
 from qfx.hardware.unrolled.with_da4ml import da4ml_graph
 from qfx.ir.feeds import feeds
 from qfx.ir.graph import Graph, Node
@@ -309,6 +312,16 @@ def test_cells_are_counted(yosys: None, model: Path, tmp_path: Path) -> None:
     assert planned * 0.85 <= cells["ff"] <= planned + handshake
     assert 0.5 < cells["lut"] / sum(layer.resources.lut for layer in made.layers) < 1.2
     assert (cells["dsp"], cells["bram18"]) == (0, 0)
+
+
+def test_sums_of_three_take_a_lut_a_bit(yosys: None) -> None:
+    """In Yosys' netlist, too; sums one by one would be 1.4 times as many."""
+    program = unroll(threes())
+    joined = ternary(program)
+    estimated = sum(luts_of_all(program, joined))
+    alone = sum(luts_of_all(program, {}))
+    assert alone > 1.4 * estimated
+    assert 0.9 < estimated / measured(program) < 1.2
 
 
 def test_families_of_parts() -> None:
