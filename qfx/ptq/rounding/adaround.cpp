@@ -35,23 +35,23 @@ inline float exponential(float x) {
     return plus(plus(p, r, 1.0f), r, 1.0f) * power.number;
 }
 
-// ln(x) for normal x > 0, to a few units in the last place: beside the exponent the series of ln(1 + z), 1 + z in [sqrt(1/2), sqrt(2)), economized
-// (the coefficients of the minimax polynomial of Cephes' logf, S. Moshier).
+// ln(x) for normal x > 0, to a few units in the last place: beside the exponent ln(1 + z) = z - z*z / 2 + z*z*z * p(z), 1 + z in [sqrt(1/2), sqrt(2)),
+// where p meets the function in nine Chebyshev nodes.
 inline float logarithm(float x) {
     Bits u;
     u.number = x;
     const int32_t e = (u.bits - 0x3f3504f3) >> 23;  // of sqrt(1/2)
     u.bits -= e << 23;
     const float z = u.number - 1.0f;
-    float p = 7.0376836292e-2f;
-    p = plus(p, z, -1.1514610310e-1f);
-    p = plus(p, z, 1.1676998740e-1f);
-    p = plus(p, z, -1.2420140846e-1f);
-    p = plus(p, z, 1.4249322787e-1f);
-    p = plus(p, z, -1.6668057665e-1f);
-    p = plus(p, z, 2.0000714765e-1f);
-    p = plus(p, z, -2.4999993993e-1f);
-    p = plus(p, z, 3.3333331174e-1f);
+    float p = 6.971611459e-2f;
+    p = plus(p, z, -1.147973384e-1f);
+    p = plus(p, z, 1.168541992e-1f);
+    p = plus(p, z, -1.242568733e-1f);
+    p = plus(p, z, 1.424905765e-1f);
+    p = plus(p, z, -1.666780232e-1f);
+    p = plus(p, z, 2.000071575e-1f);
+    p = plus(p, z, -2.499999696e-1f);
+    p = plus(p, z, 3.333333118e-1f);
     return plus((float)e, 0.69314718056f, plus(z * z, plus(p, z, -0.5f), z));
 }
 
