@@ -46,7 +46,7 @@ class Node:
 
 
 LEFT_OUT_KEY = "left_out"
-"""The entry of the metadata that tells what the recipe left out at the end of the model, a line each."""
+"""The entry of the metadata that tells what of a model is left out, by a recipe at its end or around the integers of a file, a line each."""
 OUTPUTS_KEY = "outputs"
 """The entry of the metadata that names the outputs for users, a line each; without it they are called as their nodes."""
 

@@ -31,7 +31,7 @@ def listing(graph: Graph) -> str:
     rows = _rows(graph)
     lines = [f"{graph.name}: {_output(graph, 0)}"] if len(graph.outputs) == 1 else [f"{graph.name}:"]
     lines += [f"  {_output(graph, position)}" for position in range(len(graph.outputs)) if len(graph.outputs) > 1]
-    lines += [f"  without {told}, which the recipe left out" for told in graph.metadata.get(LEFT_OUT_KEY, "").splitlines()]
+    lines += [f"  without {told}, which is left out" for told in graph.metadata.get(LEFT_OUT_KEY, "").splitlines()]
     lines.append("")
     lines += _table([_HEADER, *rows])
     consts = [const for node in graph.nodes for const in node.op.constants().values()]

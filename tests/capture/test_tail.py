@@ -101,7 +101,7 @@ def test_every_report_tells(tmp_path: Path) -> None:
     qfx.export_onnx(q, tmp_path / "model.onnx")
     graph = load_graph(tmp_path / "model.onnx")
     assert graph.metadata["left_out"] == "softmax at '1'"
-    assert "without softmax at '1', which the recipe left out" in listing(graph)
+    assert "without softmax at '1', which is left out" in listing(graph)
     told = CliRunner().invoke(main, ["inspect", str(tmp_path / "model.onnx"), "--json"])
     assert json.loads(told.output)["left_out"] == ["softmax at '1'"]
     for other in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
