@@ -14,6 +14,7 @@ from qfx.errors import ExactnessError, ModelFileError
 from qfx.export import bounds
 from qfx.export.bounds import FLOAT, Attributes, Value
 from qfx.fixed.type import FixedType
+from qfx.hardware.design import matrix
 from qfx.ir import channels, rules, sums, words
 from qfx.ir.channels import Carried
 from qfx.ir.drawing import Drawing
@@ -127,7 +128,7 @@ class MaxPool(Pool):
         return cls(proto.ints("kernel_shape"), proto.ints("strides"), proto.pads("pads"), proto.ints("dilations"))
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
-        builder.pool(node, chain, "max", self.windows(node.name, builder.sources(node)[0].shape), None)
+        matrix.add_pool(builder, node, chain, "max", self.windows(node.name, builder.sources(node)[0].shape), None)
 
     @classmethod
     def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:
@@ -197,7 +198,7 @@ class SumPool(Pool):
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         (source,) = builder.sources(node)
-        builder.pool(node, chain, "sum", self.windows(node.name, source.shape), self.accumulator(source))
+        matrix.add_pool(builder, node, chain, "sum", self.windows(node.name, source.shape), self.accumulator(source))
 
     @classmethod
     def draw(cls, drawing: Drawing) -> tuple[Self, tuple[str, ...]]:

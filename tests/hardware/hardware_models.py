@@ -306,11 +306,13 @@ def odd_sizes() -> tuple[Graph, Schedule]:
 
 
 def side_by_side() -> tuple[Graph, Schedule]:
-    """Two layers that work on several pixels at once: with windows side by side and whole pixels that leave, and with pixels put side by side."""
+    """Layers that work on several pixels at once: with windows side by side and whole pixels that leave, a pool of such windows, and with pixels put
+    side by side."""
     narrow = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
     first, second = conv(120, 6, 2, 3, 3, pads=(1, 1)), conv(122, 4, 6, 3, 3, pads=(1, 1), stride=2)
-    graph = chain("side_by_side", (2, 4, 16), first, narrow, second, narrow)
-    return graph, Schedule.of({"conv0": Folding(3, 18, "pair", taps=9, pixels=2), "conv2": Folding(2, 6, pixels=4)})
+    graph = chain("side_by_side", (2, 4, 16), first, narrow, MaxPool((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)), second, narrow)
+    pool = Folding(6, taps=9, pixels=2)
+    return graph, Schedule.of({"conv0": Folding(3, 18, "pair", taps=9, pixels=2), "maxpool2": pool, "conv3": Folding(2, 6, pixels=4)})
 
 
 def sparse(layer: Conv | Linear, n: int, m: int) -> Conv | Linear:

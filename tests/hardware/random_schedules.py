@@ -98,6 +98,9 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
         if isinstance(node.op, Conv) and rng.integers(2):
             pixels = info.size // info.shape[0]
             foldings[node.name] = replace(foldings[node.name], pixels=pick([n for n in divisors(pixels) if n <= 4]))
+        whole = isinstance(node.op, MaxPool | SumPool) and foldings[node.name].taps > 1 and foldings[node.name].pe == info.shape[0]
+        if whole and rng.integers(2):
+            foldings[node.name] = replace(foldings[node.name], pixels=2)
     made = Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
     while True:
         try:

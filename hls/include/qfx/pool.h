@@ -74,6 +74,34 @@ pool_pixel:
   }
 }
 
+// ABREAST neighbouring pixels at once: their windows lie one after the other in a word, in each the CHANNELS of a tap side by side. Nothing is carried
+// from turn to turn.
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, int ABREAST, class T>
+void pool_abreast(hls::stream<vec<T, ABREAST * TAPS * CHANNELS> >& in, hls::stream<vec<typename Epilogue::out, ABREAST * CHANNELS> >& out) {
+#pragma HLS INLINE
+pool_abreast_block:
+  for (int block = 0; block < PIXELS / ABREAST; block++) {
+    QFX_PIPELINE_FRAMES
+    QFX_TURN();
+    const vec<T, ABREAST * TAPS * CHANNELS> word = in.read();
+    vec<typename Epilogue::out, ABREAST * CHANNELS> result;
+    QFX_PACK(result)
+  pool_abreast_lane:
+    for (int lane = 0; lane < ABREAST * CHANNELS; lane++) {
+#pragma HLS UNROLL
+      const int first = lane / CHANNELS * TAPS * CHANNELS + lane % CHANNELS;
+      Acc joined = Acc(word[first]);
+    pool_abreast_tap:
+      for (int tap = 1; tap < TAPS; tap++) {
+#pragma HLS UNROLL
+        joined = Join::join(joined, word[first + tap * CHANNELS]);
+      }
+      result[lane] = Epilogue::apply(joined, block * ABREAST + lane / CHANNELS, lane % CHANNELS);
+    }
+    out.write(result);
+  }
+}
+
 // One window that is the whole frame: an accumulator for every channel, no line buffer. A pixel's words come round again after CHUNKS turns. Up to 16
 // of them are registers that shift, so that each turn joins the oldest.
 template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>

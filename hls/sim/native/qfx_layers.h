@@ -244,6 +244,25 @@ void pool(qfx_native::frames<vec<T, TOGETHER * P> >& in, qfx_native::frames<vec<
   out.filled(WORDS_OUT);
 }
 
+template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, int TAPS, int ABREAST, class T>
+void pool_abreast(qfx_native::frames<vec<T, ABREAST * TAPS * CHANNELS> >& in, qfx_native::frames<vec<typename Epilogue::out, ABREAST * CHANNELS> >& out) {
+  static const size_t WORDS = PIXELS / ABREAST;
+  const T* __restrict x = qfx_native::come(in, WORDS);
+  typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS);
+  for (int pixel = 0; pixel < PIXELS; pixel++) {
+    Acc acc[CHANNELS];
+    for (int p = 0; p < CHANNELS; p++) acc[p] = Acc(x[p]);
+    for (int tap = 1; tap < TAPS; tap++) {
+      for (int p = 0; p < CHANNELS; p++) acc[p] = Join::join(acc[p], x[tap * CHANNELS + p]);
+    }
+    for (int p = 0; p < CHANNELS; p++) y[p] = Epilogue::apply(acc[p], pixel, p);
+    x += TAPS * CHANNELS;
+    y += CHANNELS;
+  }
+  in.drop(WORDS);
+  out.filled(WORDS);
+}
+
 template <class Join, class Epilogue, class Acc, int PIXELS, int CHANNELS, class T, int P>
 void pool_few(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
   static const size_t WORDS_OUT = CHANNELS / P, WORDS_IN = WORDS_OUT * PIXELS;

@@ -408,31 +408,6 @@ class Builder:
         self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
         self.give_stream(name, out, frame)
 
-    def pool(self, node: Node, chain: tuple[Node, ...], join: str, windows: Windows, acc: FixedType | None) -> None:
-        """The windows of each channel joined by ``join`` ("max" or "sum") in an accumulator ``acc``; None: in a word of the value."""
-        info, source = self.graph.infos[node.name], self.sources(node)[0]
-        frame = Frame.of(info.shape)
-        pe = self.parallel(node, frame.channels)
-        whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
-        together = self.taps(node, windows)
-        if together > 1 and whole:
-            raise ProjectError(f"taps={together}: its one window is the frame, of which no rows are kept", where=node.name, remedy="use taps=1")
-        stream = self.take_stream(node.inputs[0], pe)
-        held = stream.type if acc is None else acc
-        steps = Steps(self.names, node.name, (held,), frame, source.grids)
-        if info.per_channel:
-            steps.move(info.grids, info.word)
-        else:
-            steps.fit(info.type)
-        taps = int(np.prod(windows.kernel))
-        if not whole:
-            padding = stream.type.min_raw if join == "max" else 0
-            stream = self.window(node.name, stream, frame.channels, windows, 0, padding, whole=together > 1)
-        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
-        pixels = taps if whole else frame.pixels
-        self.add(d.Pool(self.names.new(node.name, "pool"), stream, out, join, whole, pixels, frame.channels, taps, held, epilogue, together))
-        self.give_stream(name, out, frame)
-
     def moving(self, node: Node, counts: tuple[int, ...], word: FixedType | None = None) -> Moving:
         """The value that ``node`` reads, on its way through processes that move its numbers, as many channels a word as the node is folded to.
 

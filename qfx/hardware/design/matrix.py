@@ -1,4 +1,4 @@
-"""The matrix-vector unit of the operators with weights, and how the weights are laid out for it."""
+"""The matrix-vector unit of the operators with weights, and how the weights are laid out for it; and the pools, whose windows come likewise."""
 
 from __future__ import annotations
 
@@ -158,18 +158,58 @@ def check_pixels(node: Node, pixels: int, frame: Frame) -> int:
     return pixels
 
 
-def wide_windows(build: Builder, node: Node, stream: d.Stream, channels: int, windows: Windows, pixels: int) -> d.Stream | None:
-    """The stream of whole windows of ``node`` over ``stream``, of so many neighbouring pixels in a word; None where no unit writes such words."""
+def wide_windows(build: Builder, node: Node, stream: d.Stream, channels: int, windows: Windows, pixels: int, padding: int = 0) -> d.Stream | None:
+    """The stream of whole windows of ``node`` over ``stream``, of so many neighbouring pixels in a word; None where no unit writes such words.
+    ``padding``: the raw outside."""
     if pixels == 1 or build.serves(node) or len(windows.size) > 2:
         return None
     single = stream.with_parallel(1)
-    wide = wide_window(d.Window("", single, single, (channels, 1, *plane_shape(windows)), 0, build.schedule.folding(node.name).buffer), pixels)
+    wide = wide_window(d.Window("", single, single, (channels, 1, *plane_shape(windows)), padding, build.schedule.folding(node.name).buffer), pixels)
     if wide is None:
         return None
     source = build.rewidth(node.name, stream, wide.input.parallel)
     out = build.stream(node.name, stream.type, wide.output.parallel, wide.output.numbers)
     build.add(replace(wide, name=build.names.new(node.name, "window"), input=source, output=out))
     return out
+
+
+def add_pool(build: Builder, node: Node, chain: tuple[Node, ...], join: str, windows: Windows, acc: FixedType | None) -> None:
+    """The windows of each channel joined by ``join`` ("max" or "sum") in an accumulator ``acc``; None: in a word of the value."""
+    info, source = build.graph.infos[node.name], build.sources(node)[0]
+    frame = Frame.of(info.shape)
+    pe = build.parallel(node, frame.channels)
+    whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
+    together = build.taps(node, windows)
+    if together > 1 and whole:
+        raise ProjectError(f"taps={together}: its one window is the frame, of which no rows are kept", where=node.name, remedy="use taps=1")
+    taps = int(np.prod(windows.kernel))
+    pixels = check_pixels(node, build.schedule.folding(node.name).pixels, frame)
+    if pixels > 1 and (together == 1 or (pe, together) != (frame.channels, taps)):
+        what = f"pixels={pixels}: a pool joins several windows at once where a word holds all taps and channels of each"
+        raise ProjectError(what, where=node.name, remedy=f"use pe={frame.channels} and taps={taps}, or pixels=1")
+    stream = build.take(node.inputs[0]).stream if pixels > 1 else build.take_stream(node.inputs[0], pe)
+    held = stream.type if acc is None else acc
+    steps = Steps(build.names, node.name, (held,), frame, source.grids)
+    if info.per_channel:
+        steps.move(info.grids, info.word)
+    else:
+        steps.fit(info.type)
+    padding = stream.type.min_raw if join == "max" else 0
+    if pixels > 1:
+        wide = wide_windows(build, node, stream, frame.channels, windows, pixels, padding)
+        if wide is None:
+            what = f"pixels={pixels}: no window unit writes so many of its windows in a word"
+            raise ProjectError(what, where=node.name, remedy="use fewer, or pixels=1")
+        stream = wide
+    elif not whole:
+        stream = build.window(node.name, stream, frame.channels, windows, 0, padding, whole=together > 1)
+    epilogue, out, name = build.finish(node, chain, steps, frame, pe, pixels=pixels)
+    if pixels > 1 and any(table.index in ("element", "pixel") for table in epilogue.tables):
+        what = f"pixels={pixels}: it has constants for each pixel behind its windows, of which one is read in a turn"
+        raise ProjectError(what, where=node.name, remedy="use pixels=1")
+    count = taps if whole else frame.pixels
+    build.add(d.Pool(build.names.new(node.name, "pool"), stream, out, join, whole, count, frame.channels, taps, held, epilogue, together, pixels))
+    build.give_stream(name, out, frame)
 
 
 def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> None:

@@ -166,14 +166,16 @@ def _endless(board: Board) -> Board:
 
 def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) -> None:
     folded, weighted = folded_nodes(base), weighted_nodes(base)
+    pools = {node for process, node in zip(base.processes, base.nodes, strict=True) if isinstance(process, d.Pool)}
     for name, folding in pinned.items():
         if name not in folded:
             known = any(own == name for own, _ in everything(graph))
             what = f"{name!r} is computed within another layer, or moves nothing: it has no folding" if known else f"no layer is called {name!r}"
             raise ProjectError(what, where="[layers]", remedy=nearest(name, folded))
-        if name not in weighted and folding != Folding(folding.pe, taps=folding.taps, buffer=folding.buffer):
+        pixels = folding.pixels if name in pools else 1
+        if name not in weighted and folding != Folding(folding.pe, taps=folding.taps, buffer=folding.buffer, pixels=pixels):
             raise ProjectError(
-                "has no weights: simd, arithmetic, weights, pixels and sparsity mean nothing",
+                "has no weights: simd, arithmetic, weights, sparsity and, but for a pool, pixels mean nothing",
                 where=name,
                 remedy="give pe alone, or pe, taps and buffer",
             )

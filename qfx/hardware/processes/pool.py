@@ -11,20 +11,26 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.cost import pieces
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.resources import Device, Resources
+from qfx.hardware.design import storage
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import SHIFT_DEPTH, Memory
 from qfx.hardware.design.streams import MAX_PIECES, MAX_WORD_BITS, Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, raw, words
 from qfx.hardware.folding.option import Option, common_widths, fits_word, placed
 from qfx.hardware.processes.process import Setting
+from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.hardware.processes.traits import OneToOne, Unweighted, Widening
 from qfx.hardware.timing.delays import Recurrence, accumulated, choice, comparison, gates, loops, memory, recurrence
 from qfx.hardware.timing.program import READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
+_ABREAST = (2, 4)
+"""Pixels at once that are looked at, beside one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pool(OneToOne, Unweighted, Widening):
-    """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``; a word of the input has ``together`` taps, 1 or all."""
+    """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``; a word of the input has ``together`` taps, 1 or all.
+    ``abreast``: the neighbouring pixels of a word, each with all its taps and channels where there are several."""
 
     name: str
     input: Stream
@@ -37,6 +43,16 @@ class Pool(OneToOne, Unweighted, Widening):
     acc: FixedType
     epilogue: Epilogue
     together: int = 1
+    abreast: int = 1
+
+    @property
+    def _pe(self) -> int:
+        """Channels that leave at once, of each pixel."""
+        return self.output.parallel // self.abreast
+
+    @property
+    def tables(self) -> tuple[Memory, ...]:
+        return storage.tables(self.epilogue, self._pe)
 
     @property
     def cycles(self) -> int:
@@ -53,7 +69,8 @@ class Pool(OneToOne, Unweighted, Widening):
     def recurrences(self) -> tuple[Recurrence, ...]:
         width = self.acc.width
         if not self.whole_frame:
-            return (loops(self.pixels, self.channels // self.output.parallel, self.taps // self.together), self._join(width))
+            round_ = loops(self.pixels // self.abreast, self.channels // self._pe, self.taps // self.together)
+            return (round_,) if self.abreast > 1 else (round_, self._join(width))  # several pixels come with all their taps: nothing is carried
         chunks = self.channels // self.output.parallel
         first = recurrence(
             "the chunk, and with it the pixel", comparison(chunks.bit_length()), gates(), choice(), comparison(self.pixels.bit_length()), turns=2
@@ -85,10 +102,11 @@ class Pool(OneToOne, Unweighted, Widening):
         )
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        numbers = f"{self.pixels}, {self.channels}" + ("" if self.whole_frame else f", {self.taps}, {self.together}")
-        function = "pool" if not self.whole_frame else "pool_many" if self.sums.depth else "pool_few"
+        taps = f"{self.taps}, {self.together}" if self.abreast == 1 else f"{self.taps}, {self.abreast}"
+        numbers = f"{self.pixels}, {self.channels}" + ("" if self.whole_frame else f", {taps}")
+        function = "pool_abreast" if self.abreast > 1 else "pool" if not self.whole_frame else "pool_many" if self.sums.depth else "pool_few"
         call = f"qfx::{function}<qfx::pool_{self.join}, {self.name}_epilogue, {raw(self.acc)}, {numbers}>(in, out{', many' * bool(self.sums.depth)});"
-        unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call)
+        unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call, self._pe)
         if not self.sums.depth:
             return unit
         many = words("many", raw(self.acc), self.output.parallel, self.sums)
@@ -106,8 +124,11 @@ class Pool(OneToOne, Unweighted, Widening):
 
     def options(self, setting: Setting) -> list[Option]:
         pinned = setting.pinned
+        if pinned and pinned.pixels > 1:
+            return self._several(setting)
         one = [] if pinned and pinned.taps > 1 else Widening.options(self, setting)
-        return one if pinned and pinned.taps == 1 else [*one, *self._all_taps(setting)]
+        whole = [] if pinned and pinned.taps == 1 else self._all_taps(setting)
+        return [*one, *whole] if pinned else [*one, *whole, *self._several(setting)]
 
     def _all_taps(self, setting: Setting) -> list[Option]:
         """The options with all taps of a window in one word."""
@@ -124,6 +145,26 @@ class Pool(OneToOne, Unweighted, Widening):
                 cost = r.total([unit.logic(on), lines[line], pool.cost(on), *queues])
                 option = Option(Folding(pe, taps=front.taps, buffer=line), pe, pe, max(unit.busy, pool.busy), cost)
                 found += placed(option, {"auto": Resources()}, lines)
+        return found
+
+    def _several(self, setting: Setting) -> list[Option]:
+        """The options with several neighbouring windows in one word, all channels of each."""
+        if setting.front is None or setting.front.taps == 1 or any(table.index in ("element", "pixel") for table in self.epilogue.tables):
+            return []
+        on, found = setting.on, []
+        for pixels in [setting.pinned.pixels] if setting.pinned else _ABREAST:
+            front = wide_window(setting.front, pixels)
+            if front is None or not fits_word(pixels * self.channels, self.output):
+                continue
+            out = replace(self.output, parallel=pixels * self.channels, words=self.pixels // pixels)
+            pool = replace(self, input=front.output, output=out, together=front.taps, abreast=pixels)
+            lines = front.buffers(on, setting.buffer_places)
+            line = next(iter(lines))
+            queues = [pieces.queue(stream, stream.parallel) for stream in (pool.input, pool.output)]
+            cost = r.total([front.logic(on), lines[line], pool.cost(on), *queues])
+            folding = Folding(self.channels, taps=front.taps, buffer=line, pixels=pixels)
+            option = Option(folding, front.input.parallel, out.parallel, max(front.busy, pool.busy), cost)
+            found += placed(option, {"auto": Resources()}, lines)
         return found
 
 

@@ -27,7 +27,7 @@ from qfx.hardware.timing.fifo import least_depths, size_fifos
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.values import RawArray
-from qfx.operators import Affine, Cast, Linear, Relu
+from qfx.operators import Affine, Cast, Linear, MaxPool, Relu, SumPool
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
 FRAMES = 3
@@ -39,6 +39,11 @@ def convolution(outputs: int, channels: int, *kernel: int, groups: int = 1, stri
     """With constants for each channel behind it; 4 rows of pixels."""
     layer = conv(0, outputs, channels, *kernel, pads=(kernel[0] // 2,) * 2, groups=groups, stride=stride)
     return chain("convolution", (channels * groups, 4, width), layer, Affine(const(2, outputs), const(3, outputs)), Relu())
+
+
+def pooled(pool: MaxPool | SumPool) -> Graph:
+    """With constants for each channel behind it; 4 rows of 32 pixels."""
+    return chain("pooled", (3, 4, 32), pool, Affine(const(2, 3), const(3, 3)))
 
 
 def at(graph: Graph, *folding: int | str, **more: int) -> tuple[Graph, Schedule]:
@@ -57,6 +62,9 @@ FIXED = (
     at(convolution(6, 4, 1, 1), 6, 4, "lut", pixels=4),  # words of four pixels at both ends
     (joined(), Schedule.of({"conv": Folding(4, 4, pixels=4), "depthwise": Folding(2, 3, taps=9, pixels=2), "short": Folding(2, 4, pixels=2)})),
     (resnet(), Schedule.of({name: Folding(2, 2, pixels=4) for name in "abcdp"})),  # sums and taps of windows
+    at(pooled(MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))), 3, taps=4, pixels=2),
+    at(pooled(MaxPool((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))), 3, taps=9, pixels=4),  # outside counts as the least number
+    at(pooled(SumPool((2, 2), (2, 2), ((0, 0), (0, 0)))), 3, taps=4, pixels=2),
 )
 
 
@@ -111,6 +119,9 @@ def test_what_does_not_come_out_even_is_refused() -> None:
         (convolution(6, 4, 3, 3), Folding(pixels=5), "pixels=5 does not divide the 32 pixels"),
         (convolution(6, 4, 3, 3), Folding(arithmetic="quad", pixels=2), "PE=1 outputs do not fill a DSP block of 4"),
         (positioned(), Folding(pixels=2), "constants for each pixel"),
+        (FIXED[11][0], Folding(pixels=2), "a word holds all taps and channels of each"),
+        (FIXED[11][0], Folding(3, taps=4, pixels=16), "no window unit writes so many"),
+        (FIXED[11][0], Folding(3, taps=4, pixels=3), "pixels=3 does not divide the 32 pixels"),
         (chain("linear", (12,), Linear(const(0, 4, 12), None)), Folding(pixels=2), "pixels=2 does not divide the 1 pixels"),
     ):
         with pytest.raises(ProjectError, match=part):
@@ -153,6 +164,42 @@ def test_rows_of_weights_are_narrower_and_deeper() -> None:
         found.append((unit.cycles, unit.memories[0].depth, unit.memories[0].width * unit.memories[0].count))
     assert [cycles for cycles, _, _ in found] == [9216, 9216]
     assert [(depth, width) for _, depth, width in found] == [(144, 1024), (576, 256)]
+
+
+def test_a_pool_is_offered_what_lowering_makes_of_it() -> None:
+    """Words, busy cycles and costs; and a search takes it, where a convolution in front is as fast."""
+    for graph, schedule in FIXED[11:14]:
+        name = graph.nodes[1].name
+        (layer,) = (layer for layer in layers(lower(graph, Schedule()), ZCU, {}) if layer.name == name)
+        offered = [i for i, folding in enumerate(layer.foldings) if folding.pixels > 1]
+        assert schedule.folding(name).pixels in {layer.foldings[i].pixels for i in offered}
+        for place in offered:
+            design = lower(graph, Schedule.of({name: layer.foldings[place]}))
+            window, pool = (process for process in design.processes if isinstance(process, d.WideWindow | d.Pool))
+            assert (window.sources[0].parallel, pool.targets[0].parallel) == (layer.takes[place], layer.gives[place])
+            assert max(window.busy, pool.busy) == layer.busy[place]
+            queues = [pieces.queue(stream, stream.parallel) for process in (window, pool) for stream in process.targets]
+            assert r.total([*(process.cost(r.device(ZCU.part)) for process in (window, pool)), *queues]) == r.Resources(*layer.costs[place].tolist())
+        made = fold.resolve(graph, ZCU, Request(fit=True), clock_ns=5)
+        assert made.schedule.folding(name).pixels > 1
+        assert made.interval < graph.infos["x"].size // 3
+        with pytest.raises(ProjectError, match="has no weights"):
+            fold.resolve(graph, ZCU, Request(((name, Folding(3, 2)),)), clock_ns=5)
+
+
+def test_a_sum_of_a_pool_that_is_off_by_one_is_seen(gxx: str, tmp_path: Path) -> None:
+    """The design's word with a bias of one more."""
+    graph, schedule = FIXED[13]
+    other = pooled(SumPool((2, 2), (2, 2), ((0, 0), (0, 0))))
+    affine = next(node for node in other.nodes if isinstance(node.op, Affine))
+    assert affine.op.shift is not None
+    raws = affine.op.shift.raw.copy()
+    raws.flat[0] += 1
+    changed = replace(affine.op, shift=replace(affine.op.shift, raw=raws))
+    wrong = chain("pooled", (3, 4, 32), other.nodes[1].op, changed)
+    bundle = build([size_fifos(lower(wrong, schedule))], tmp_path, flags=("-Werror", "-O0"))
+    x_raw = quantize_input(graph, adversarial_inputs(graph, np.random.default_rng(0), FRAMES))
+    assert int((bundle.run(0, x_raw).y_raw != run_from_raw(graph, x_raw)).sum()) == FRAMES * 32
 
 
 def test_an_option_is_what_lowering_makes_of_it() -> None:
