@@ -65,11 +65,13 @@ class _Stored:
 
 class QuantReader(_Reader):
     """Reads a quantized graph. ``tables``: where what is known of constants is written. ``affine``: quantizers keep their scales and zero points,
-    whatever they are (``AffineCast``, ``Affine`` in the tables), for those who want their integers."""
+    whatever they are (``AffineCast``, ``Affine`` in the tables), for those who want their integers. ``integers``: whether FINN has made
+    thresholds of quantizers, so that whole numbers are what is cast."""
 
     tables: Tables
     nearest: bool
     affine: bool
+    integers: bool
 
     def __init__(
         self,

@@ -161,6 +161,8 @@ class QLines(FixedLayer):
 
     scale: Tensor
     shift: Tensor
+    slopes: Channels
+    offsets: Channels
 
     traits: ClassVar[Traits] = Traits(moves_only=False, keeps_grid=False, reads_uncast=True)
 

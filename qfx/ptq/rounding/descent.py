@@ -43,6 +43,8 @@ def behind(before: Tensor, goal: Tensor, negative_slope: float) -> None:
 class Descent:
     """Adam on ``choice``, in place, step by step. ``moved``: ``base + gain * rectified(choice)``, kept up to date."""
 
+    moved: Tensor
+
     def __init__(self, choice: Tensor, base: Tensor, gain: Tensor, rate: float, regularizer: float) -> None:
         self.moved, up = torch.empty_like(choice), torch.empty_like(choice)
         changes = choice, up, self.moved, torch.zeros_like(choice), torch.zeros_like(choice)
