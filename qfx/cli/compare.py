@@ -190,9 +190,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
         lines.append(
             (row["model"], asked, f"{row['frames_per_second']:.0f}", binds, row["board"], latency, *shares, work, f"{row['luts_per_fps']:.3g}")
         )
-    bare = dict.fromkeys(row["generator"] for row in rows if row["refused"] is None and row["estimate"] is None)
-    notes = [*(f"-: {generator} has no figures of a design before the vendor's synthesis" for generator in bare), *refused]
-    return [*table(head, lines), *([""] * bool(notes)), *notes]
+    return [*table(head, lines), *([""] * bool(refused)), *refused]
 
 
 def _plot(rows: Sequence[Row], path: Path, force: bool) -> None:

@@ -397,13 +397,14 @@ class GivenBuilder(Builder):
     def _loose(self, layer: FixedLayer, path: str, value: _Value, bias: Tensor, x: Bounds, known: Known) -> Known:
         """Of sums with a bias in float: exact where float32 holds them, else with all that is known of them."""
         assert isinstance(layer, Weighted)
+        if layer.bias is None:  # whatever is known of it, it goes into the mean behind
+            self.joined[value.node] = bias
+            layer.register_load_state_dict_pre_hook(_refuse_bias)
         loose = loosely(layer, bias, x)
         if loose is None:
             return known if known.why else Known(FLOAT_BIAS, path)
         if not known.why and torch.equal(loose.ours, loose.theirs):
             return known
-        if layer.bias is None:
-            self.joined[value.node] = bias
         return Known(FLOAT_BIAS, path, value.node, loose=loose)
 
     def _cast_beside(self, layer: GivenQuantizer, known: Known) -> Known:
@@ -467,6 +468,15 @@ class GivenBuilder(Builder):
             if self.obstacles and isinstance(error, UnsupportedError):
                 raise together([*self.obstacles, error], where=type(self.source.module).__name__) from error
             raise
+
+
+def _refuse_bias(layer: nn.Module, state: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+    """Before a layer loads a state: one with a bias is of the source, whose BatchNorm has a mean without it."""
+    errors: list[str] = rest[-1]
+    if f"{prefix}bias" in state:
+        errors.append(
+            f"{prefix}bias is a part of the mean of the BatchNorm behind it, which this state has without: import the model with these weights"
+        )
 
 
 def _check_reads(cast: FakeQuant, bounds: Bounds) -> None:

@@ -56,6 +56,7 @@ class _LateError(_BuildError):
     """The compiler took too long: another time it may not."""
 
 
+SAME_NUMBERS = "it computes the same numbers"
 _SLOW_TRAINING = "training takes up to 13 times as long"
 _SLOW_STEPS = "training steps of small layers take up to twice as long"
 
@@ -65,12 +66,12 @@ def library(source_name: str, defines: tuple[str, ...]) -> ctypes.CDLL | None:
 
     Then a NativeKernelWarning says what failed and what to do, once in a process.
     """
-    return _or_none(_SOURCES / source_name, defines, True, _SLOW_TRAINING)
+    return _or_none(_SOURCES / source_name, defines, True, f"{SAME_NUMBERS}, but {_SLOW_TRAINING}")
 
 
-def library_of_one_thread(source: Path, slow: str) -> ctypes.CDLL | None:
-    """As ``library``, of any source, without OpenMP and so without torch. ``slow``: what takes longer without it."""
-    return _or_none(source, (), False, slow)
+def library_of_one_thread(source: Path, without: str) -> ctypes.CDLL | None:
+    """As ``library``, of any source, without OpenMP and so without torch. ``without``: what is different without it."""
+    return _or_none(source, (), False, without)
 
 
 def extension(source_name: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
@@ -87,7 +88,7 @@ def extension(source_name: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
     try:
         return _library(_SOURCES / source_name, (), False, flags)
     except _LateError as error:
-        _say("late", f"qfx runs without {source_name}: it computes the same numbers, but {_SLOW_STEPS}.\n  reason: {error}")
+        _say("late", f"qfx runs without {source_name}: {SAME_NUMBERS}, but {_SLOW_STEPS}.\n  reason: {error}")
         return None
     except _BuildError as error:
         if refused is not None:
@@ -96,11 +97,11 @@ def extension(source_name: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
         return None
 
 
-def _or_none(source: Path, defines: tuple[str, ...], threads: bool, slow: str) -> ctypes.CDLL | None:
+def _or_none(source: Path, defines: tuple[str, ...], threads: bool, without: str) -> ctypes.CDLL | None:
     try:
         return _library(source, defines, threads)
     except (_BuildError, CompilerError) as error:
-        _say("unbuilt", f"qfx runs without its native kernel: it computes the same numbers, but {slow}.\n  reason: {error}")
+        _say("unbuilt", f"qfx runs without its native kernel: {without}.\n  reason: {error}")
         return None
 
 

@@ -163,6 +163,7 @@ struct Held {
 
     void gradients(const Entry& kept, Tensor grad, const Tensor& constant, const Tensor& frac, Tensor& by_constant, Tensor& by_frac, bool wants_frac) const {
         grad = grad.contiguous();
+        TORCH_CHECK(grad.scalar_type() == at::kFloat, "qfx: a gradient of another type than float32");
         by_constant = room_like(constant);
         if (wants_frac) by_frac = room_like(frac);
         const int64_t size = constant.numel();
@@ -182,6 +183,7 @@ struct Linear : public Once {
     std::string name() const override { return "LinearStepBackward"; }
 
     variable_list gradients(Tensor grad, Tensor* in) override {
+        const c10::impl::ExcludeDispatchKeyGuard as_they_are(c10::autocast_dispatch_keyset);  // autocast, where the backward pass runs in it
         variable_list found(EDGES);
         if (in[SUMS].defined()) {
             Tensor by_sums;

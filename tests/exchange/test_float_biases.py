@@ -178,3 +178,30 @@ def test_what_is_computed_with_a_float_bias_is_refused() -> None:
     net = settled(0, Added())
     with pytest.raises(qfx.UnsupportedError, match=r"fc: has a bias without a quantizer, and is computed with before one follows"):
         qfx.from_brevitas(net, numbers(16, 8))
+
+
+def test_a_bias_is_kept_where_nothing_can_be_shown() -> None:
+    """Beside sums that float32 does not hold the note says so, and the bias stays in the mean behind them."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nets.first(16), linear(64, 5, weight_bit_width=8), nn.BatchNorm1d(5), relu(6))
+    with torch.no_grad():
+        net[1].bias.normal_(3000, 1000)  # type: ignore[operator, union-attr]
+    net = nets.settled(net, torch.randn(64, 64) * 30000)
+    x = torch.randn(16, 64) * 30000
+    qmodel = qfx.from_brevitas(net, x, strict=False)
+    wanted = nets.plain(net(x))
+    assert torch.equal(qmodel(x), wanted)
+    with torch.no_grad():
+        net[1].bias.zero_()
+    assert not torch.equal(nets.plain(net(x)), wanted)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_of_the_source_is_refused_where_a_bias_went_into_the_norm(strict: bool) -> None:
+    net = settled(0, nets.first(4), linear(8, 5), nn.BatchNorm1d(5), relu(2))
+    qmodel = qfx.from_brevitas(net, numbers(16, 8))
+    own = {key: value.clone() for key, value in qmodel.state_dict().items()}
+    theirs = {**own, **{key: value for key, value in net.state_dict().items() if key in ("1.bias", "2.running_mean")}}
+    with pytest.raises(RuntimeError, match=r"1\.bias is a part of the mean of the BatchNorm behind it"):
+        qmodel.load_state_dict(theirs, strict=strict)
+    qmodel.load_state_dict(own)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import qfx
 from qfx.errors import DataError, ExactnessError
 from qfx.fixed.recorded import recorded
-from qfx.nn.layers import QLinear, QReLU
+from qfx.nn.casts import quick
+from qfx.nn.layers import QInput, QLinear, QReLU
 from qfx.nn.layers.products import whole
 from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
@@ -207,6 +208,36 @@ def test_copies_and_pickles_have_chains_of_their_own(x: Tensor, monkeypatch: pyt
         with torch.no_grad():
             next(other.parameters()).zero_()
         assert torch.equal(expected[0], qmodel(x).detach())  # type: ignore[arg-type]
+
+
+def test_a_backward_pass_within_autocast_is_that_of_without(x: Tensor) -> None:
+    found = []
+    for within in (False, True):
+        qmodel = made(perceptron, x)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=within):
+            (qmodel(x).square().sum()).backward()
+        found.append([parameter.grad for parameter in qmodel.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None)
+    assert sum(grad is not None for grad in found[1]) > 8
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_input_is_looked_at_once(x: Tensor, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where C++ does not take the input's cast, as on a device, too: to look may be to wait."""
+    qmodel = made(perceptron, x)
+    if frozen:
+        qfx.freeze(qmodel)
+        monkeypatch.setattr(quick, "cast", lambda *_: None)
+    looked: list[str] = []
+    real = QInput.checked
+
+    def counted(layer: QInput, given: Tensor) -> Tensor:
+        looked.append(layer.label)
+        return real(layer, given)
+
+    monkeypatch.setattr(QInput, "checked", counted)
+    qmodel(x)
+    assert len(looked) == 1
 
 
 def test_refusals_stay(x: Tensor) -> None:

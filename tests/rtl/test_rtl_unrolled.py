@@ -94,6 +94,17 @@ def threes() -> Graph:
     return Graph("threes", nodes, "fc")
 
 
+def wrapped() -> Graph:
+    """Sums of three of which a cast that wraps leaves fewer bits than lie below the second number."""
+    weight = Const(np.array([[24, 5, -40, 0, 0], [-96, -16, -8, 0, 0], [1, 32, 33, 0, 0], [40, -16, 1, -64, 16], [-16, 8, -2, -96, -16]]), 0)
+    nodes = (
+        Node("x", Input((5,), scalar("ap_ufixed<3,3>"))),
+        Node("fc", Linear(weight, None), ("x",)),
+        Node("low", Cast(scalar("ap_fixed<3,3,AP_TRN,AP_WRAP>")), ("fc",)),
+    )
+    return Graph("wrapped", nodes, "low")
+
+
 def few(graph: Graph) -> Graph:
     """Some of its casts: every mode of rounding and every one of overflow among them."""
     chosen = (graph.nodes[0], *graph.nodes[1::11])
@@ -171,7 +182,7 @@ def qfx(*arguments: str | Path) -> Result:
 
 def test_random_networks_and_casts_compute_the_interpreters_integers(tmp_path: Path, thorough: bool) -> None:
     """With as many streams, words and kinds of operations as come; the plan's cycles are those of the longest frame. Casts see every number."""
-    graph = beside("many", [*many(20261130, 8), casts() if thorough else few(casts()), threes()])
+    graph = beside("many", [*many(20261130, 8), casts() if thorough else few(casts()), threes(), wrapped()])
     made = plan(graph, ZCU, clock_ns=5)
     negative = Counter(sum(part.negative for part in operands(made.program, *pair)) for pair in made.pipeline.joined.items())
     assert set(negative) == {0, 1, 2}

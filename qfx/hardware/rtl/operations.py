@@ -78,6 +78,9 @@ def _ternary(program: Program, place: int, parts: tuple[Operand, Operand, Operan
     which comes in at the low end, where nothing is carried to; a second one as the carry of a bit below it."""
     name, low, width = f"v{place}", free_bits(parts), program.type(place).width
     room = width - low
+    if room <= 0:
+        yield f"{declared(program, place, name)} = {_operand(program, parts[0].node, where)};"
+        return
     for side, part in zip("abc", parts, strict=True):
         text, up = _operand(program, part.node, where), part.up - low
         moved = f"({text} {'<<<' if up > 0 else '>>>'} {abs(up)})" if up else text

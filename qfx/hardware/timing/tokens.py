@@ -59,7 +59,7 @@ def run(processes: Sequence[Turns], depths: Sequence[int], frames: int) -> tuple
 
 @lru_cache(maxsize=1)
 def _entry() -> Callable[..., int] | None:
-    library = native_build.library_of_one_thread(Path(__file__).with_name("tokens.cpp"), _SLOW)
+    library = native_build.library_of_one_thread(Path(__file__).with_name("tokens.cpp"), f"{native_build.SAME_NUMBERS}, but {_SLOW}")
     if library is None:
         return None
     p, i = ctypes.c_void_p, ctypes.c_int64

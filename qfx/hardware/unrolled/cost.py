@@ -115,7 +115,8 @@ def pipeline(program: Program, on: Delays, clock_ns: float) -> Pipeline:
         needs = delay(program, place, on, period)
         if place in joined:
             reads[place], reads[joined[place]] = tuple(part.node for part in operands(program, place, joined[place])), ()
-            needs = on.adder + on.logic + on.bit * ternary_bits(program, place, joined[place])
+            bits = ternary_bits(program, place, joined[place])
+            needs = on.adder + on.logic + on.bit * bits if bits else 0.0
         longest = max(longest, needs if isinstance(node, Sum) else 0.0)
         stage = max((stages[source] for source in reads[place]), default=0 if isinstance(node, Constant) else 1)
         start = max((ends[source] for source in reads[place] if stages[source] == stage), default=0.0)

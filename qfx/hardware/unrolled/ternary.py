@@ -24,13 +24,14 @@ class Operand:
 
 
 def adder_bits(program: Program, place: int, node: Sum) -> int:
-    """The bits of the result that an adder has to make: lower ones are those of one operand alone, and a sum of two that do not overlap is none."""
+    """The bits of the result that an adder has to make: lower ones are those of one operand alone, and a sum of two that do not overlap is none, nor
+    is one of which a cast that wraps leaves those lower bits at most."""
     width, a, b = program.type(place).width, program.type(node.a), program.type(node.b)
     if node.up_a:
         if node.minus:
             return width
-        return 0 if not b.signed and b.width <= node.up_a else width - node.up_a
-    return 0 if not node.minus and not a.signed and a.width <= node.up_b else width - node.up_b
+        return 0 if not b.signed and b.width <= node.up_a else max(width - node.up_a, 0)
+    return 0 if not node.minus and not a.signed and a.width <= node.up_b else max(width - node.up_b, 0)
 
 
 def operands(program: Program, place: int, taken: int) -> tuple[Operand, Operand, Operand]:
@@ -52,8 +53,8 @@ def free_bits(parts: Sequence[Operand]) -> int:
 
 
 def ternary_bits(program: Program, place: int, taken: int) -> int:
-    """The bits that the ternary adder has to make."""
-    return program.type(place).width - free_bits(operands(program, place, taken))
+    """The bits that the ternary adder has to make; none where a cast that wraps leaves the lowest number alone."""
+    return max(program.type(place).width - free_bits(operands(program, place, taken)), 0)
 
 
 def ternary(program: Program) -> dict[int, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qfx.fixed import native_build
 
-_SLOW = "AdaRound takes twice as long"
+_WITHOUT = "AdaRound takes twice as long, and where a choice is on the brink it may come to another one"
 BETAS = 0.9, 0.999
 EPSILON = 1e-8
 """Of torch's Adam."""
@@ -68,7 +68,7 @@ class Descent:
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """adaround.cpp, built; None where that is impossible, which a warning has said."""
-    built = native_build.library_of_one_thread(Path(__file__).with_name("adaround.cpp"), _SLOW)
+    built = native_build.library_of_one_thread(Path(__file__).with_name("adaround.cpp"), _WITHOUT)
     if built is not None:
         p, i, f = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
         for name, arguments in (("soften", (p, p, p, p, p, i)), ("behind", (p, p, f, i, i, i)), ("descend", (p, p, p, p, p, p, p, p, i, p))):

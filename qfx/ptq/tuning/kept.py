@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -52,39 +51,6 @@ class BestState:
         """As it was when it gave ``tensors``."""
         before, *losses = kept["losses"].tolist()
         return cls(before, collected("best", kept), int(kept["best"]), losses)
-
-
-@dataclass(frozen=True, eq=False)
-class RunningMean:
-    """The mean of the parameters over the steps, the last of which count most: ``stays`` of it stays in each."""
-
-    stays: float
-    values: list[Tensor]
-
-    @classmethod
-    def started(cls, stays: float, parameters: Sequence[Tensor]) -> RunningMean:
-        """Before the first step: the parameters as they are."""
-        return cls(stays, _copies(parameters))
-
-    def add(self, parameters: Sequence[Tensor]) -> None:
-        """The parameters after one more step."""
-        with torch.no_grad():
-            for mean, parameter in zip(self.values, parameters, strict=True):
-                mean.lerp_(parameter.detach(), 1 - self.stays)
-
-    @contextmanager
-    def instead(self, parameters: Sequence[Tensor]) -> Iterator[None]:
-        """In this context the parameters have the mean's values."""
-        own = _copies(parameters)
-        with torch.no_grad():
-            for parameter, mean in zip(parameters, self.values, strict=True):
-                parameter.copy_(mean)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(parameters, own, strict=True):
-                    parameter.copy_(value)
 
 
 def numbered(name: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:

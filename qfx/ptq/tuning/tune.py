@@ -16,7 +16,7 @@ from qfx.progress import Progress
 from qfx.ptq.activations import batches, evaluating
 from qfx.ptq.float_reference import reference_of
 from qfx.ptq.tuning.dropped import dropped
-from qfx.ptq.tuning.kept import BestState, RunningMean, collected, numbered
+from qfx.ptq.tuning.kept import BestState
 from qfx.ptq.tuning.loss import Loss, distillation
 from qfx.ptq.tuning.optimizer import ElementwiseAdam, cosine
 from qfx.ptq.tuning.variables import Reach, only_variables
@@ -48,7 +48,6 @@ def tune(
     binary_point_reach: float = 1.0,
     features: float = 0.0,
     drop: float = 0.0,
-    averaged: float = 0.0,
     seed: int = 0,
     keep: Callable[[int, Mapping[str, Tensor]], None] | None = None,
     resume: Mapping[str, Tensor] | None = None,
@@ -64,8 +63,7 @@ def tune(
     half a unit changes nothing where a rounding pass has put the weights on the grid. The loss is ``distillation``; ``features`` times the mean
     relative squared error of the cast values between blocks is added (none: on ResNet-20 at 4 bits it made the result worse). While it trains, each
     number of an activation passes its cast unrounded with probability ``drop`` (``dropped``). Of the states after
-    each epoch, and the one before, the best on held-out samples (one in eight) is kept; after an interrupt too. With ``averaged`` each is not that of
-    the last step, but the running mean over the steps, of which so much stays in each. Deterministic for a ``seed``. A
+    each epoch, and the one before, the best on held-out samples (one in eight) is kept; after an interrupt too. Deterministic for a ``seed``. A
     rounding pass beforehand (``gptq``) gives a better start.
 
     ``keep`` is called after each epoch with how many are done and with tensors that, beside the model's own at that moment, are all that is needed to
@@ -76,13 +74,10 @@ def tune(
     defaults were measured on ResNet-20 with power-of-two scales.
 
     ``reference``: the float model (default: ``float_reference(qmodel)``, of the weights as they are; ``twin`` is its earlier name). Raises QfxError
-    for a reference of another model, RecipeError for a ``drop`` or an ``averaged`` that is no probability, DataError for bad data or less than two
-    samples.
+    for a reference of another model, RecipeError for a ``drop`` that is no probability, DataError for bad data or fewer than two samples.
     """
     if not 0 <= drop < 1:
         raise RecipeError(f"drop is {drop}", where="tune", remedy="give a probability from 0 to below 1; QDrop takes 0.5")
-    if not 0 <= averaged < 1:
-        raise RecipeError(f"averaged is {averaged}", where="tune", remedy="give the share of the mean that stays in a step, as 0.99; 0: no mean")
     module = graph_module(qmodel)
     inputs = _of_one_shape(data)
     reference = reference_of(module, reference, twin)
@@ -97,10 +92,8 @@ def tune(
             rate = 2 / max(steps, 1)  # the mean of the cosine is a half
             sizes = variables.sizes(module, reference, samples.first, Reach(reach, bias_reach, binary_point_reach), rate)
             optimizer, best = ElementwiseAdam(moving, sizes), BestState.started(samples.held_out(module), variables.state)
-            mean = RunningMean.started(averaged, moving)
         else:
             optimizer, best = ElementwiseAdam.resumed(moving, resume), BestState.resumed(resume)
-            mean = RunningMean(averaged, collected("mean", resume))
             generator.set_state(resume["generator"])
         try:
             for epoch in range(len(best.losses), epochs):
@@ -112,11 +105,9 @@ def tune(
                         found = loss(x, target)
                     found.backward()  # type: ignore[no-untyped-call]
                     optimizer.step(cosine(step / steps))
-                    mean.add(moving)
-                with mean.instead(moving):
-                    best.add(samples.held_out(module), variables.state)
+                best.add(samples.held_out(module), variables.state)
                 if keep is not None:
-                    keep(epoch + 1, {**optimizer.tensors(), **best.tensors(), **numbered("mean", mean.values), "generator": generator.get_state()})
+                    keep(epoch + 1, {**optimizer.tensors(), **best.tensors(), "generator": generator.get_state()})
         finally:
             best.settle(variables.state)
     if progress is not None:

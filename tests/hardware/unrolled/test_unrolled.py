@@ -30,6 +30,7 @@ from qfx.hardware.board import board
 from qfx.hardware.design.schedule import Folding, Schedule
 from qfx.hardware.project import csim
 from qfx.hardware.project.project import read_project, write_project
+from qfx.hardware.rtl.unrolled import combinational
 from qfx.hardware.timing.delays import delays
 from qfx.hardware.unrolled import unroll as unrolling
 from qfx.hardware.unrolled.adders import Adder, AdderGraph, Row, Solver, Term, plain_graph
@@ -415,6 +416,26 @@ def test_a_sum_of_three_takes_a_lut_for_each_bit_that_is_added(weights: tuple[in
     assert sum(luts_of_all(program, ternary(program))) == bits
     made = pipeline(program, delays(ZCU.part), 5.0)
     assert made.stages[place] == made.stages[made.joined[place]] == made.depth == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "source", "bits"),
+    [([[1, 32, 33]], "ap_fixed<3,3>", 4), ([[24, 5, -40], [-96, -16, -8]], "ap_ufixed<3,3>", 3), ([[1, -32, -64]], "ap_ufixed<4,4>", 4)],
+)
+def test_what_a_cast_that_wraps_leaves_no_bit_of_costs_nothing(weights: list[list[int]], source: str, bits: int) -> None:
+    nodes = (
+        Node("x", Input((3,), scalar(source))),
+        Node("fc", Linear(Const(np.array(weights), 0), None), ("x",)),
+        Node("wrapped", Cast(scalar(f"ap_fixed<{bits},{bits},AP_TRN,AP_WRAP>")), ("fc",)),
+    )
+    graph = Graph("wrapped", nodes, "wrapped")
+    program = unroll(graph)
+    for place, node in enumerate(program.nodes):
+        assert not isinstance(node, Sum) or adder_bits(program, place, node) >= 0
+    joined = ternary(program)
+    assert all(own >= 0 for own in luts_of_all(program, joined))
+    assert all(own >= 0 for own in pipeline(program, delays(ZCU.part), 5.0).stages)
+    assert "[-" not in combinational(program)
 
 
 def test_the_mlp_of_the_trigger_takes_a_frame_every_cycle() -> None:

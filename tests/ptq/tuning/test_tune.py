@@ -17,7 +17,7 @@ from qfx.ptq.float_reference import float_reference
 from qfx.ptq.tuning.dropped import dropped
 from qfx.ptq.tuning.loss import distillation
 from qfx.ptq.tuning.tune import tune
-from qfx.ptq.tuning.variables import only_variables, own_units
+from qfx.ptq.tuning.variables import own_units
 
 GENTLE: dict[str, Any] = {"reach": 0.1, "bias_reach": 0.01, "binary_point_reach": 0.1}
 """For a handful of steps."""
@@ -159,44 +159,6 @@ def test_tuning_with_dropped_casts() -> None:
     again = quantized_small(3, 3)
     assert tune(again, calibration(), epochs=3, batch=32, drop=0.5) == result
     assert all(torch.equal(value, state(again)[key]) for key, value in state(q).items())
-
-
-def test_tuning_with_the_mean_of_steps() -> None:
-    """What is judged and kept is the mean; training goes on from the last step, after a pause too."""
-    kept: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-    q = quantized_small(3, 3)
-    before, reference = state(q), float_reference(q)
-    result = tune(
-        q,
-        calibration(),
-        epochs=2,
-        batch=224,
-        averaged=0.75,
-        reference=reference,
-        keep=lambda _, tensors: kept.append((state(q), {key: value.clone() for key, value in tensors.items()})),
-        **GENTLE,
-    )
-    first, tensors = kept[0]  # after a single step
-    with only_variables(quantized_small(3, 3)) as variables:  # of the same order
-        starts = [parameter.detach() for parameter in variables.parameters]
-    means = [tensors[f"mean.{place}"] for place in range(len(starts))]
-    names = [name for name, parameter in q.named_parameters() if any(parameter.shape == start.shape for start in starts)]
-    found = 0
-    for name in names:
-        here = [mean for start, mean in zip(starts, means, strict=True) if torch.equal(start, before[name]) and not torch.equal(start, first[name])]
-        found += any(torch.allclose(mean, 0.75 * before[name] + 0.25 * first[name], rtol=1e-5, atol=1e-7) for mean in here)
-    assert found >= 6
-    assert result.best > 0
-    ends = kept[-1][1] if result.best == 2 else tensors
-    with only_variables(q) as variables:
-        ours = [parameter.detach() for parameter in variables.parameters]
-    assert all(torch.equal(mine, ends[f"mean.{place}"]) for place, mine in enumerate(ours))
-    again = quantized_small(3, 3)
-    again.load_state_dict(first)
-    assert tune(again, calibration(), epochs=2, batch=224, averaged=0.75, reference=reference, resume=tensors, **GENTLE) == result
-    assert all(torch.equal(value, state(again)[key]) for key, value in state(q).items())
-    with pytest.raises(RecipeError, match="averaged is 1"):
-        tune(q, calibration(), averaged=1.0)
 
 
 def test_what_is_dropped() -> None:

@@ -185,8 +185,9 @@ def _called(linear: Any, relu: Any, cast: Any, x: QTensor) -> QTensor:
 
 def _input(layer: Any, x: Any) -> QTensor:
     if _is_plain(layer, QInput) and _is_plain(layer.cast, Quantizer) and not layer.cast.off:
-        found = quick.cast(layer.cast, layer.checked(x))
-        if found is not None:
-            return found
-    result: QTensor = layer(x)
+        x = layer.checked(x)  # once: it may wait for a device
+        found = quick.cast(layer.cast, x)
+        result: QTensor = layer.cast(x) if found is None else found
+    else:
+        result = layer(x)
     return result
