@@ -399,7 +399,7 @@ class GivenBuilder(Builder):
         assert isinstance(layer, Weighted)
         if layer.bias is None:  # whatever is known of it, it goes into the mean behind
             self.joined[value.node] = bias
-            layer.register_load_state_dict_pre_hook(_refuse_bias)
+            layer.register_load_state_dict_pre_hook(_refuse_bias)  # type: ignore[no-untyped-call]
         loose = loosely(layer, bias, x)
         if loose is None:
             return known if known.why else Known(FLOAT_BIAS, path)
