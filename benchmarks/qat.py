@@ -101,28 +101,27 @@ def rung(plan: Plan, start: dict[str, Tensor] | None, folder: Path, asked: argpa
     glanced = min(GLANCED, len(labels))
 
     def judge() -> str:
-        last = f"{accuracy(run.qmodel.eval(), x[:glanced], labels[:glanced]):.2f} % of {glanced}"
-        return f"{last}, the mean {accuracy(run.outcome(), x[:glanced], labels[:glanced]):.2f} %" if plan.averaged else last
+        run.qmodel.eval()
+        return f"{accuracy(run.qmodel, x[:glanced], labels[:glanced]):.2f} % of {glanced}"
 
     say(folder, f"{plan.bits} bits: at step {run.step}, {judge()}; {asdict(plan)}")
     began = time.monotonic()
     follow(run, going, every=asked.every, told=lambda text: say(folder, text), judge=judge)
-    outcome = run.outcome()
+    run.qmodel.eval()
     found = {
         "bits": plan.bits,
         "epochs": plan.epochs,
-        "accuracy": accuracy(outcome, x, labels),
-        "accuracy_of_the_last_step": accuracy(run.qmodel.eval(), x, labels),
+        "accuracy": accuracy(run.qmodel, x, labels),
         "test_images": len(labels),
-        "differing_bits": differing_bits(outcome, x[:COMPARED]),
+        "differing_bits": differing_bits(run.qmodel, x[:COMPARED]),
         "compared": min(COMPARED, len(labels)),
         "seconds_since_start_or_resume": round(time.monotonic() - began),
         "plan": asdict(plan),
     }
-    qfx.export_onnx(outcome, folder / "model.onnx")
+    qfx.export_onnx(run.qmodel, folder / "model.onnx")
     (folder / "result.json").write_text(json.dumps(found, indent=1) + "\n")
     say(folder, json.dumps(found))
-    state = outcome.state_dict()
+    state = run.qmodel.state_dict()
     save({"model": state, "bits": plan.bits}, finished)
     return state
 
@@ -170,7 +169,6 @@ def plans(asked: argparse.Namespace) -> list[Plan]:
             "settles",
             "points_until",
             "statistics_until",
-            "averaged",
         )
     }
     taught = asked.taught if asked.teacher == "float" else 0.0
@@ -207,9 +205,6 @@ def asked_for(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--points-until", type=float, default=plan.points_until, help="share of the steps after which binary points stay; 0: all along"
     )
     parser.add_argument("--statistics-until", type=float, default=plan.statistics_until, help="and the statistics of BatchNorm")
-    parser.add_argument(
-        "--averaged", type=float, default=plan.averaged, help="end with a running mean of the parameters, of which so much stays in a step: 0.9995"
-    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("build/qat"), help="a folder for each rung goes there")

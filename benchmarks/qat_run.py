@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import time
@@ -14,18 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import qfx
 from benchmarks.cifar import Batches
-from qfx.nn.layers.batch_norm import Norm
 
 MOMENTUM = 0.9
 RATES = {"adam": 1e-3, "sgd": 0.02}
 """Of weights, at the start."""
-
-SEEN_BY_AVERAGE = 60
-"""Batches that BatchNorm's statistics of the mean of parameters are taken from."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +54,6 @@ class Plan:
     statistics_until: float = 0.9
     taught: float = 0.0
     temperature: float = 4.0
-    averaged: float = 0.0
-    """How much of the mean of all parameters stays in a step (0: none is kept), where the mean, not the last step's, is what a run ends with."""
     channels_last: bool = False
     """How numbers lie in memory: the forward's are the same, sums of gradients have another order."""
 
@@ -91,8 +83,6 @@ class Run:
         """The mean of each epoch that is over."""
         self._sum = 0.0
         self._settling = qfx.Settling(qmodel) if plan.settles else None
-        mean = get_ema_multi_avg_fn(plan.averaged)  # type: ignore[no-untyped-call]
-        self._average = AveragedModel(qmodel, multi_avg_fn=mean) if plan.averaged else None
         groups = qfx.parameter_groups(qmodel, lr=plan.rate, binary_point_lr=plan.point_rate, weight_decay=plan.weight_decay)
         self._rates = [group["lr"] for group in groups]
         if plan.optimizer == "adam":
@@ -130,33 +120,11 @@ class Run:
         self._optimizer.step()
         if self._settling is not None and not points:
             self._settling.step()
-        if self._average is not None:
-            self._average.update_parameters(self.qmodel)
         self._sum += float(loss.detach())
         self.step += 1
         if self.step % self.batches.steps_per_epoch == 0:
             self.losses.append(self._sum / self.batches.steps_per_epoch)
             self._sum = 0.0
-
-    def outcome(self) -> nn.Module:
-        """What the run has come to, in evaluation mode: the network, or one of the mean of its parameters, with BatchNorm's statistics taken anew."""
-        if self._average is None:
-            return self.qmodel.eval()
-        outcome = copy.deepcopy(self.qmodel)
-        with torch.no_grad():
-            for ours, mean in zip(outcome.parameters(), self._average.module.parameters(), strict=True):
-                ours.copy_(mean)
-            qfx.freeze(outcome, binary_points=False, on=False)
-            outcome.train()
-            norms = [(part, part.momentum) for part in outcome.modules() if isinstance(part, Norm)]
-            for norm, _ in norms:
-                norm.num_batches_tracked.zero_()
-                norm.momentum = None  # all batches count alike
-            for number in range(SEEN_BY_AVERAGE):
-                outcome(self.batches.batch(number)[0].contiguous(memory_format=self._format))
-        for norm, momentum in norms:
-            norm.momentum = momentum
-        return outcome.eval()
 
     def state(self) -> dict[str, Any]:
         """All that going on takes: tensors, numbers and texts."""
@@ -169,12 +137,11 @@ class Run:
             "model": self.qmodel.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "settling": {} if self._settling is None else self._settling.state_dict(),
-            "average": {} if self._average is None else self._average.state_dict(),
         }
 
     def resume(self, state: dict[str, Any]) -> None:
         """Be where a run of the same plan was when it gave ``state``. Raises ValueError for one of another plan."""
-        before = {"channels_last": Plan.channels_last, "averaged": Plan.averaged}  # of checkpoints that do not know it yet
+        before = {"channels_last": Plan.channels_last}  # of checkpoints that do not know it yet
         theirs, ours = {**before, **state["plan"], "images": state["images"]}, {**asdict(self.plan), "images": len(self.batches.images)}
         if theirs != ours:
             changes = ", ".join(f"{name} {theirs.get(name)} there, {value} here" for name, value in ours.items() if theirs.get(name) != value)
@@ -183,8 +150,6 @@ class Run:
         self._optimizer.load_state_dict(state["optimizer"])
         if self._settling is not None:
             self._settling.load_state_dict(state["settling"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
         self.step, self.losses, self._sum = state["step"], list(state["losses"]), state["sum"]
 
 
