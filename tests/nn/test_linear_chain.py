@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
+from both_ways import Run, both_ways, taken, trained
 from torch import Tensor, nn
 
 import qfx
@@ -22,8 +22,6 @@ from qfx.nn.qtensor import QTensor
 from qfx.nn.quantizer import Quantizer
 
 pytestmark = pytest.mark.skipif(recorded() is None, reason="recorded.cpp cannot be built here: no compiler, or no headers of Python")
-
-Run = Callable[[], tuple[Tensor | None, ...]]
 
 
 class Branched(nn.Module):
@@ -55,43 +53,9 @@ def made(build: Callable[[], nn.Module], x: Tensor, bits: int = 6) -> nn.Module:
     return qmodel
 
 
-@contextmanager
-def taken(monkeypatch: pytest.MonkeyPatch, way: Callable[..., Tensor | None]) -> Iterator[list[bool]]:
-    """For each layer that was asked whether it went as one step with its cast."""
-    went: list[bool] = []
-
-    def seen(*given: object) -> Tensor | None:
-        found = way(*given)
-        went.append(found is not None)
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(whole, "cast_of", seen)
-        yield went
-
-
 def both(monkeypatch: pytest.MonkeyPatch, run: Run, expected: list[bool]) -> None:
     """``run`` in one step a layer, where ``expected`` says that this is possible, and module by module: the same to the bit."""
-    with taken(monkeypatch, whole.cast_of) as went:
-        first = run()
-    with taken(monkeypatch, lambda *_: None):
-        second = run()
-    assert went == expected
-    assert len(first) == len(second)
-    for a, b in zip(first, second, strict=True):
-        assert (a is None) is (b is None)
-        assert a is None or b is None or torch.equal(a, b)
-
-
-def trained(qmodel: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor] = torch.sum) -> Run:
-    def run() -> tuple[Tensor | None, ...]:
-        qmodel.zero_grad()
-        given = x.clone().requires_grad_()
-        out = qmodel(given)
-        loss(out).backward()  # type: ignore[no-untyped-call]
-        return out.detach(), given.grad, *(parameter.grad for parameter in qmodel.parameters())
-
-    return run
+    both_ways(monkeypatch, "cast_of", run, expected)
 
 
 @pytest.mark.parametrize("loss", [torch.sum, lambda out: (out * out).sum(), lambda out: (out.t() * torch.arange(12.0).cos()).sum()])
@@ -141,7 +105,7 @@ def test_it_trains_on_as_binary_points_move(x: Tensor, monkeypatch: pytest.Monke
     for way in (whole.cast_of, lambda *_: None):
         qmodel = made(perceptron, x)
         optimizer = torch.optim.Adam(qmodel.parameters(), lr=0.3)
-        with taken(monkeypatch, way) as seen:
+        with taken(monkeypatch, "cast_of", way) as seen:
             for _ in range(12):
                 optimizer.zero_grad()
                 qmodel(x).square().sum().backward()

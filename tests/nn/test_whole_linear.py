@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
+from both_ways import Run, both_ways, taken, trained
 from torch import Tensor, nn
 
 import qfx
@@ -36,44 +36,9 @@ def layers(qmodel: nn.Module) -> list[QLinear]:
     return [layer for layer in qmodel.modules() if isinstance(layer, QLinear)]
 
 
-@contextmanager
-def taken(monkeypatch: pytest.MonkeyPatch, way: Callable[..., QTensor | None]) -> Iterator[list[bool]]:
-    """For each call of a linear layer whether it went as one step."""
-    went: list[bool] = []
-
-    def seen(*given: object) -> QTensor | None:
-        found = way(*given)
-        went.append(found is not None)
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(whole, "cast_of", lambda *_: None)  # with their results' casts: test_linear_chain.py
-        patch.setattr(whole, "forward", seen)
-        yield went
-
-
-def both(monkeypatch: pytest.MonkeyPatch, run: Callable[[], tuple[Tensor | None, ...]], expected: list[bool]) -> None:
+def both(monkeypatch: pytest.MonkeyPatch, run: Run, expected: list[bool]) -> None:
     """``run`` as one step where that is possible, which is where ``expected`` says, and one by one: the same to the bit."""
-    with taken(monkeypatch, whole.forward) as went:
-        first = run()
-    with taken(monkeypatch, lambda *_: None):
-        second = run()
-    assert went == expected
-    assert len(first) == len(second)
-    for a, b in zip(first, second, strict=True):
-        assert (a is None) is (b is None)
-        assert a is None or b is None or torch.equal(a, b)
-
-
-def trained(qmodel: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Callable[[], tuple[Tensor | None, ...]]:
-    def run() -> tuple[Tensor | None, ...]:
-        qmodel.zero_grad()
-        given = x.clone().requires_grad_()
-        out = qmodel(given)
-        loss(out).backward()  # type: ignore[no-untyped-call]
-        return out.detach(), given.grad, *(parameter.grad for parameter in qmodel.parameters())
-
-    return run
+    both_ways(monkeypatch, "forward", run, expected, off="cast_of")  # with their results' casts: test_linear_chain.py
 
 
 @pytest.mark.parametrize("loss", [torch.sum, lambda out: (out * out).sum(), lambda out: (out.t() * torch.arange(12.0).cos()).sum()])
@@ -108,7 +73,7 @@ def test_it_trains_on_as_binary_points_move(x: Tensor, monkeypatch: pytest.Monke
         model = nn.Sequential(nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 3))
         qmodel = qfx.quantize(model, x, qfx.Recipe.uniform(6)).train()
         optimizer = torch.optim.Adam(qmodel.parameters(), lr=0.3)
-        with taken(monkeypatch, way) as seen:
+        with taken(monkeypatch, "forward", way, off="cast_of") as seen:
             for _ in range(12):
                 optimizer.zero_grad()
                 qmodel(x).square().sum().backward()
@@ -144,7 +109,7 @@ def test_what_goes_one_by_one(qmodel: nn.Module, x: Tensor, monkeypatch: pytest.
     both(monkeypatch, run, [True, True])
     both(monkeypatch, trained(qmodel, x[:1], torch.sum), [False, False])  # torch multiplies one row in another order
     qmodel.eval()
-    with taken(monkeypatch, whole.forward) as went, torch.no_grad():
+    with taken(monkeypatch, "forward", whole.forward, off="cast_of") as went, torch.no_grad():
         qmodel(x)
     assert went == []
 
