@@ -153,6 +153,32 @@ def test_parameter_groups_hold_each_parameter_once() -> None:
         qfx.parameter_groups(network(), lr=0.1)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_group_of_binary_points_asks_for_one_step(name: str) -> None:
+    """It moves them as far as the plain step does, to a few units in the last place of a float32."""
+    points = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        q = qfx.quantize(network(), X)
+        groups = qfx.parameter_groups(q, lr=0.01)
+        assert groups[1]["fused"] is True and "fused" not in groups[0]
+        if not fused:
+            del groups[1]["fused"]
+        start = [point.detach().clone() for point in groups[1]["params"]]
+        for point in groups[1]["params"]:
+            point.grad = torch.full_like(point, 0.25)
+        optimizer = OPTIMIZERS[name](groups)
+        for _ in range(3):
+            optimizer.step()
+        points.append(torch.stack([(point.detach() - before).sum() for point, before in zip(groups[1]["params"], start, strict=True)]))
+    assert bool((points[0].abs() > 1e-3).all())
+    torch.testing.assert_close(points[0], points[1], rtol=1e-5, atol=1e-6)
+
+
+def test_points_elsewhere_ask_for_nothing() -> None:
+    assert "fused" not in qfx.parameter_groups(qfx.quantize(network(), X).to("meta"), lr=0.01)[1]
+
+
 def test_checkpoints_come_back_in_a_fresh_model(tmp_path: Path) -> None:
     recipe = Recipe(weight=Spec(4, granularity="channel"), activation=Spec(5, learn_width=True))
     q = qfx.quantize(network(), X, recipe)
