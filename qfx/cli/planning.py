@@ -28,6 +28,8 @@ AUTO = "auto"
 """The period that the clock model believes."""
 MOST_BATCH = 64
 """Frames of a run."""
+_BATCHED = ("ddr", AUTO)
+"""The places of weights with which frames can share them in streaming designs."""
 
 
 def _period(context: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
@@ -90,7 +92,8 @@ _OPTIONS = (
         type=click.IntRange(1, MOST_BATCH),
         default=1,
         show_default=True,
-        help="With --style sequential: the frames that a run takes together, so that weights are read once for several (docs/sequential.md).",
+        help="The frames that are taken together, so that weights are read once for several: with --style sequential (docs/sequential.md), and of "
+        "fully connected layers with --weights ddr or auto (docs/memory.md).",
     ),
 )
 
@@ -145,11 +148,12 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
     if asked.style != AUTO:
         return asked, *plan_of(asked, model, progress), ""
     wanted = asked.fps
-    free = replace(asked, style="streaming", batch=1, fit=wanted is None and asked.folding is None)
+    free = replace(asked, style="streaming", fit=wanted is None and asked.folding is None)
     refused: list[str] = []
     errors: list[ProjectError | UnsupportedError] = []
     made: list[tuple[Asked, Graph, Any, str]] = []
-    ways = [(free, "streaming, weights on the chip")] if asked.weights == "rom" else []
+    on_chip = free if asked.folding is not None else replace(free, batch=1)
+    ways = [(on_chip, "streaming, weights on the chip")] if asked.weights == "rom" else []
     ways.append((free if asked.weights != "rom" else replace(free, weights=AUTO), "streaming, weights in memory as far as the chip cannot hold them"))
     if asked.folding is None and not asked.shift_and_add and asked.weights != "stream" and asked.ports != "merged":
         ways.append((replace(asked, style="sequential", fps=None, fit=False, weights="rom"), "sequential, one engine for all layers"))
@@ -188,9 +192,9 @@ def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan 
         raise ProjectError("which style it is to be has to be said here", where="--style auto", remedy="use streaming, unrolled or sequential")
     if asked.style != "unrolled" and asked.adders != "qfx":
         raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
-    if asked.style != "sequential" and asked.batch != 1:
-        what = "frames come one after the other in a design of processes for each layer"
-        raise ProjectError(f"--batch {asked.batch}: {what}", where=f"--style {asked.style}", remedy="leave it out, or use --style sequential")
+    if asked.batch != 1 and (asked.style == "unrolled" or (asked.style == "streaming" and asked.weights not in _BATCHED and asked.folding is None)):
+        what = f"--batch {asked.batch}: frames share what is read from the board's memory, and no weights lie there"
+        raise ProjectError(what, where=f"--style {asked.style}", remedy="leave it out, or use --weights ddr or auto, or --style sequential")
     if asked.style != "streaming":
         _refuse_folding(asked)
     found = board(asked.board_name)
@@ -245,7 +249,7 @@ def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> Making:
     if asked.ports is not None:
         request = replace(request, merged=asked.ports == "merged")
     memory = asked.weights if asked.weights in ("ddr", "auto") else ""
-    request = replace(request, shift_and_add=asked.shift_and_add, memory=memory)
+    request = replace(request, shift_and_add=asked.shift_and_add, memory=memory, batch=asked.batch)
     graph = prepare(load_graph(model), asked.weights)
     return Making(graph, lambda clock_ns: resolve(graph, on, request, clock_ns=clock_ns, progress=progress), request.fps is None)
 

@@ -57,6 +57,8 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     plain = lower(graph, Schedule(), shared=True)
     _check_names(graph, plain, dict(request.foldings))
     pinned = {name for name, folding in request.foldings if folding.weights == "ddr"}
+    if request.batch > 1:
+        _check_batch(graph, request)
     if not request.memory:
         return _resolved(graph, board, request, plain, _Memory(frozenset(pinned)), clock_ns, progress)
     cycles = None if request.fps is None else int(1e9 / (request.fps * clock_ns))
@@ -73,6 +75,15 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
             if number == len(chosen.sets):
                 raise
     raise AssertionError("there is at least one set")
+
+
+def _check_batch(graph: Graph, request: Request) -> None:
+    """Raises ProjectError where no layer would share weights among frames, and for what has no form with several frames in a call."""
+    if not request.memory and lower(graph, fixed_schedule(graph, request), shared=True).batch == 1:
+        raise offchip.no_batch(graph, request.batch)
+    if len(graph.inputs) + len(graph.outputs) > 2:
+        what = f"--batch {request.batch}: the model has several inputs or outputs, whose frames a call of the hardware takes one by one"
+        raise ProjectError(what, where=graph.name, remedy="leave --batch out, or use --style sequential")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,7 @@ def _resolved(graph: Graph, board: Board, request: Request, plain: d.Design, mem
     """The plan with those weights in memory. ``plain``: the design with one number at a time, and all weights on the chip."""
     pinned = dict(request.foldings)
     inside = {name: folding for name, folding in pinned.items() if MARK in name}
-    base = lower(graph, Schedule.of(memory.foldings | inside), shared=True) if memory.layers or inside else plain
+    base = lower(graph, Schedule.of(memory.foldings | inside, batch=request.batch), shared=True) if memory.layers or inside else plain
     if request.shift_and_add:
         request = by_shifts(base, request)
         pinned = dict(request.foldings)
@@ -120,7 +131,7 @@ def _resolved(graph: Graph, board: Board, request: Request, plain: d.Design, mem
     if memory.also_on_chip:
         on_chip = {layer.name: layer for layer in layers(plain, board, pinned, shift_and_add=request.shift_and_add)}
         found = tuple(either(layer, on_chip[layer.name]) if layer.name in memory.also_on_chip else layer for layer in found)
-    search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside, spills=memory.spills)
+    search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside, spills=memory.spills, batch=request.batch)
     made = search.fastest() if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos and not request.fifo_storage:
@@ -209,7 +220,8 @@ def _taken(found: Estimate, made: Plan | None) -> FloatArray:
 
 class _Search:
     """The search over one model's layers. ``overhead``: what is no layer took in the design made last; ``inside``: foldings asked for in loops;
-    ``allowed``: how much of each resource may be used (default: the board's, up to LIMITS); ``spills``: whether FIFOs may go to memory."""
+    ``allowed``: how much of each resource may be used (default: the board's, up to LIMITS); ``spills``: whether FIFOs may go to memory; ``batch``: as
+    of a schedule."""
 
     def __init__(
         self,
@@ -223,6 +235,7 @@ class _Search:
         inside: Mapping[str, Folding],
         allowed: FloatArray | None = None,
         spills: bool = False,
+        batch: int = 1,
     ) -> None:
         self.graph, self.board, self.clock_ns = graph, board, clock_ns
         self.merged, self.inside = merged, inside
@@ -233,7 +246,7 @@ class _Search:
         self.market = Market(found, most, list(self.sides.values()), board.memory_bytes_per_cycle(clock_ns))
         self.layers = tuple(self.market.layers)
         self.overhead: FloatArray = np.zeros(len(COLUMNS))
-        self.spills = spills
+        self.spills, self.batch = spills, batch
 
     def at(self, fps: float) -> Plan:
         """The cheapest plan that makes ``fps``; one that is faster, if only that is found to fit."""
@@ -421,7 +434,8 @@ class _Search:
             elif layer.kind is not Role.FIXED:
                 foldings[layer.name] = layer.foldings[option]
         if len(ports) == 2:
-            return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT])
+            return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT], batch=self.batch)
         inputs = {node.name: ports.pop(node.name) for node in self.graph.inputs}
         outputs = zip(self.graph.outputs, ports.values(), strict=True)  # both in the graph's order
-        return Schedule.of(foldings, ports=inputs | {OUT + name: parallel for name, parallel in outputs}, merged=self.merged)
+        widths = inputs | {OUT + name: parallel for name, parallel in outputs}
+        return Schedule.of(foldings, ports=widths, merged=self.merged, batch=self.batch)

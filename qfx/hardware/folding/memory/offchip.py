@@ -33,8 +33,8 @@ _BLOCK_BITS = 18 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A layer whose weights could lie in memory: the block RAMs that ``bits`` of weights take on the chip, and those that its unit takes instead at
-    best."""
+    """A layer whose weights could lie in memory: the block RAMs that they take on the chip, those that its unit takes instead at best, and the bits
+    that a frame reads at least."""
 
     name: str
     on_chip: int
@@ -73,7 +73,9 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
     if not board.memory_gb_s:
         remedy = "give memory_gb_s in the board's file (docs/board.md), or leave the weights on the chip"
         raise ProjectError(f"weights are to lie in the board's memory, but {board.name} says nothing of one", where=graph.name, remedy=remedy)
-    base = lower(graph, Schedule.of(dict.fromkeys(possible, Folding(weights="ddr"))), shared=True)
+    base = lower(graph, Schedule.of(dict.fromkeys(possible, Folding(weights="ddr")), batch=request.batch), shared=True)
+    if request.batch > 1 and base.batch == 1:
+        raise no_batch(graph, request.batch)
     products = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
     pace = cycles if cycles is not None else _SLOWER * products // (2 * max(board.dsp, 1))
     most = board.memory_bytes_per_cycle(clock_ns) * pace
@@ -98,6 +100,12 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
     return Choices(frozenset(one.name for one in saving), tiles, tuple(sets))
 
 
+def no_batch(graph: Graph, batch: int) -> ProjectError:
+    """What to say of a batch that no layer of the graph takes."""
+    what = f"--batch {batch}: frames share the weights of fully connected layers that lie in the board's memory, and there is none"
+    return ProjectError(what, where=graph.name, remedy="leave --batch out; of convolutions a tile of pixels shares them")
+
+
 def eligible(graph: Graph, plain: d.Design) -> list[str]:
     """The layers whose weights could lie in memory, in the design's order."""
     nodes = {node.name: node for node in graph.nodes}
@@ -117,7 +125,8 @@ def _candidates(base: d.Design) -> list[Candidate]:
     for process, node in zip(base.processes, base.nodes, strict=True):
         if isinstance(process, d.Tiles):
             blocks = min(_blocks(process, rows) for rows in (1, process.tiling.plane[2]))
-            found.append(Candidate(node, ceil(sizes[node] / _BLOCK_BITS), blocks, sizes[node]))
+            bits = sizes[node]
+            found.append(Candidate(node, ceil(bits / _BLOCK_BITS), blocks, ceil(bits / process.tiling.frames)))
     return sorted(found, key=lambda one: (-one.saved, one.name))
 
 
