@@ -162,6 +162,8 @@ class Request:
     "ddr" all that save block RAM by it."""
     batch: int = 1
     """As in ``Schedule``."""
+    above: float = 0.0
+    """With ``fit``: frames per second that are made otherwise, so that nothing slower is looked for."""
 
     def __post_init__(self) -> None:
         if self.memory not in ("", "auto", "ddr"):

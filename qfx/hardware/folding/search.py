@@ -132,7 +132,7 @@ def _resolved(graph: Graph, board: Board, request: Request, plain: d.Design, mem
         on_chip = {layer.name: layer for layer in layers(plain, board, pinned, shift_and_add=request.shift_and_add)}
         found = tuple(either(layer, on_chip[layer.name]) if layer.name in memory.also_on_chip else layer for layer in found)
     search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside, spills=memory.spills, batch=request.batch)
-    made = search.fastest() if request.fps is None else search.at(request.fps)
+    made = search.fastest(request.above) if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos and not request.fifo_storage:
         return made
@@ -237,7 +237,7 @@ class _Search:
         spills: bool = False,
         batch: int = 1,
     ) -> None:
-        self.graph, self.board, self.clock_ns = graph, board, clock_ns
+        self.graph, self.board, self.clock_ns, self.found = graph, board, clock_ns, found
         self.merged, self.inside = merged, inside
         self.weights, self.progress = weights, progress
         self.sides = _merged_sides(graph, found) if merged else {}
@@ -323,11 +323,13 @@ class _Search:
         what = f"no folding was found that simulates at {fps:g} frames per second"
         return ProjectError(what, where=self.graph.name, remedy="ask for fewer frames per second")
 
-    def fastest(self) -> Plan:
-        """The fastest plan that fits."""
+    def fastest(self, above: float = 0.0) -> Plan:
+        """The fastest plan that fits. Raises ProjectError if none is found that makes more than ``above`` frames per second; where there can be none,
+        before any is made."""
         self._check_possible()
         best: Plan | None = None
-        worth = np.inf  # the pace that the search goes on for
+        most = self._check_worth(above) if above else np.inf
+        worth = most  # the pace that the search goes on for
         large: Fastest | None = None  # the fastest choice whose design could not be used
         tried: list[Picked] = []
         for number in range(1, _ROUNDS + 1):
@@ -346,31 +348,49 @@ class _Search:
             large = found if large is None or found.pace < large.pace else large
             if best is not None:
                 break
-        best = self._smallest() if best is None else best
-        return best if large is None else self._between(large, best)
+        if best is None and not above:
+            best = self._smallest()
+        if large is not None:
+            best = self._between(large, best, most)
+        if best is None or best.interval > most:
+            raise ProjectError(f"no design that makes more than {above:.1f} frames per second was found", where=self.graph.name, remedy=_NONE_FOUND)
+        return best
 
-    def _between(self, large: Fastest, best: Plan) -> Plan:
-        """A plan that is faster than ``best``, the slowest of them if none is found, where the design of ``large`` could not be used.
+    def _check_worth(self, above: float) -> float:
+        """The cycles of a frame of that rate. Raises ProjectError if no choice of the layers' options is faster, whatever lies between them."""
+        most = int(1e9 / (above * self.clock_ns))
+        sure = [replace(layer, costs=layer.sure, memory=layer.columns[:, -1]) for layer in self.found]
+        bound = Market(sure, self.market.limits, list(self.sides.values()), self.market.bytes_per_cycle).bound(most)
+        if bound is None:
+            return most
+        rate = 1e9 / (bound * self.clock_ns)
+        what = f"not searched: its layers alone allow less than {rate:.1f} frames per second within the board's resources and bandwidth"
+        raise ProjectError(what, where=self.graph.name, remedy=_NONE_FOUND)
+
+    def _between(self, large: Fastest, best: Plan | None, most: float) -> Plan | None:
+        """A plan that is faster than ``best``, or than ``most`` cycles a frame, the slowest of them if none is found, where the design of ``large``
+        could not be used.
 
         What is no layer can be so much more in a fast design than in a slow one that neither says what fits between the two: the way is halved, with
         a design for each pace, but where the choice for a pace is as fast as what was tried and could not be used.
         """
         missed = large.pace
-        paces = self.market.paces() if best.interval > _FAR * missed else []
+        slow = most if best is None else best.interval
+        paces = self.market.paces() if slow > _FAR * missed else []
         designs = 0
-        while designs < _HALVINGS and best.interval > _FAR * missed:
-            between = [pace for pace in paces if missed < pace < best.interval]
+        while designs < _HALVINGS and slow > _FAR * missed:
+            between = [pace for pace in paces if missed < pace < slow]
             if not between:
                 break
-            middle = between[min(bisect_left(between, (missed * best.interval) ** 0.5), len(between) - 1)]
+            middle = between[min(bisect_left(between, (missed * slow) ** 0.5), len(between) - 1)]
             cheap = self.market.cheapest(middle, self.overhead)
             made: Plan | None = None
             if cheap is not None and self._busiest(cheap.picked) > missed:
                 self.progress("searching between the paces of two foldings", designs, _HALVINGS)
                 designs += 1
                 made = self._make(cheap.picked).fitting
-            if made is not None and made.interval < best.interval:
-                best = replace(made, gap=made.interval / min(large.bound, made.interval) - 1)
+            if made is not None and made.interval < slow:
+                best, slow = replace(made, gap=made.interval / min(large.bound, made.interval) - 1), made.interval
             else:
                 missed = middle
         return best
