@@ -158,6 +158,7 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
     ways.append((free if asked.weights != "rom" else replace(free, weights=AUTO), "streaming, weights in memory as far as the chip cannot hold them"))
     if asked.folding is None and not asked.shift_and_add and asked.weights != "stream" and asked.ports != "merged":
         ways.append((replace(asked, style="sequential", fps=None, fit=False, weights="rom"), "sequential, one engine for all layers"))
+    rates: list[float] = []  # of those that are too slow
     bounded = wanted is None and asked.folding is None and asked.clock_ns != AUTO  # of other periods the engine's rate says nothing
     above = 0.0
     for way, name in sorted(ways, key=lambda one: bounded and one[0].style != "sequential"):
@@ -171,6 +172,7 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
             continue
         if wanted is not None and found.fps < wanted:
             refused[name] = f"{name}: {found.fps:.1f} frames per second"
+            rates.append(found.fps)
             continue
         above = found.fps if bounded and way.style == "sequential" else above
         made.append((way, graph, found, name))
@@ -179,13 +181,20 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
     if not made:
         if len(errors) == len(ways) and len({error.what for error in errors}) == 1:
             raise errors[0]  # of the board, or of the model: no way round it
-        raise ProjectError(
-            "; ".join(refused[name] for _, name in ways), where="--style auto", remedy="use a larger board, shorter words or a lower rate"
-        )
+        raise ProjectError("; ".join(refused[name] for _, name in ways), where="--style auto", remedy=_way_out(asked, rates))
     way, graph, found, name = max(made, key=lambda one: one[2].fps)
     others = [f"{other}: {one.fps:.1f} frames per second" for _, _, one, other in made if one is not found]
     told = "; ".join([*(refused[other] for _, other in ways if other in refused), *others])
     return way, graph, found, f"style: {name}, {found.fps:.1f} frames per second{f' ({told})' if told else ''}"
+
+
+def _way_out(asked: Asked, rates: Sequence[float]) -> str:
+    """What to do where no style does. ``rates``: of those that are built, but too slow."""
+    from qfx.hardware.board import board
+
+    slower = f"ask for at most {max(rates):.4g} frames per second, or " if rates else ""
+    memory = "" if board(asked.board_name).memory_gb_s else "give memory_gb_s in the board's file (docs/board.md) if it has memory, or "
+    return f"{slower}{memory}use a larger board or shorter words"
 
 
 def plan_of(asked: Asked, model: Path, progress: Progress, above: float = 0.0) -> tuple[Graph, Plan | Unrolled | Sequential]:

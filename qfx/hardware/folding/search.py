@@ -316,7 +316,7 @@ class _Search:
         """What to say where memory does not bring the weights in the ``wanted`` cycles."""
         most = 1e9 / (made.memory_cycles * self.clock_ns)
         what = f"{made.memory_bytes / 1e6:.3g} MB of weights a frame take the memory of {self.board.name} {made.memory_cycles} cycles, but {wanted}"
-        remedy = f"ask for at most {most:.4g} frames per second, or keep weights on the chip"
+        remedy = f"ask for at most {most:.4g} frames per second, or keep weights on the chip{offchip.more_frames(made.design)}"
         return ProjectError(f"{what} are asked for", where=self.graph.name, remedy=remedy)
 
     def _refusal(self, fps: float) -> ProjectError:

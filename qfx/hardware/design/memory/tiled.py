@@ -69,7 +69,7 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
                 f'{field}={count} does not divide its {total} {what}, as weights="ddr" needs it', where=node.name, remedy=f"use one of {known}"
             )
     frames = build.schedule.batch if plane == linear_plane() else 1
-    tiling = d.Tiling(_of_frames(frames) if frames > 1 else plane, channels * groups // simd, outputs // pe, rows, groups, frames)
+    tiling = d.Tiling(of_frames(frames) if frames > 1 else plane, channels * groups // simd, outputs // pe, rows, groups, frames)
     held = sums.rows.astype(np.min_scalar_type(-(1 << arithmetic.weight_type(sums.rows).width)))  # there may be a hundred million
     folded = held.reshape(outputs // pe, pe, -1, simd).transpose(0, 2, 3, 1).reshape(-1, simd * pe)
     weight = arithmetic.weight_type(folded)
@@ -105,7 +105,7 @@ def linear_plane() -> d.Plane:
     return (1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1)
 
 
-def _of_frames(count: int) -> d.Plane:
+def of_frames(count: int) -> d.Plane:
     """That of a linear layer for so many frames: a row of them, each a pixel."""
     return (1, count, 1, count, 1, 1, 1, 1, 0, 0, 1, 1)
 

@@ -15,6 +15,7 @@ from qfx.hardware.board import Board
 from qfx.hardware.cost.estimate import capacity
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
+from qfx.hardware.design.memory.tiled import of_frames
 from qfx.hardware.design.schedule import Folding, Request, Schedule
 from qfx.hardware.design.storage import bram18
 from qfx.hardware.processes.memory.from_memory import master
@@ -84,7 +85,8 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
     saving = [one for one in found if one.saved > 0]
     if request.memory == "ddr":
         names = frozenset(one.name for one in saving or found)
-        _check_bandwidth(graph, board, sum(one.bits for one in found if one.name in names), clock_ns=clock_ns, cycles=cycles)
+        more = more_frames(base)
+        _check_bandwidth(graph, board, sum(one.bits for one in found if one.name in names), more, clock_ns=clock_ns, cycles=cycles)
         return Choices(names, tiles, (names,))
     sets: list[frozenset[str]] = []
     for share in _ON_CHIP:
@@ -142,12 +144,18 @@ def _sizes(base: d.Design) -> dict[str, int]:
     return {node: process.values.size * process.output.type.width for process, node in pairs if isinstance(process, d.FromMemory)}
 
 
-def _check_bandwidth(graph: Graph, board: Board, bits: int, *, clock_ns: float, cycles: int | None) -> None:
-    """Raises ProjectError if memory does not bring so many bits in ``cycles``."""
+def more_frames(design: d.Design) -> str:
+    """What to add to a remedy where weights in memory could serve more frames."""
+    more = any(isinstance(process, d.Tiles) and process.tiling.plane == of_frames(process.tiling.frames) for process in design.processes)
+    return f", or let {'more ' * (design.batch > 1)}frames share those of fully connected layers (--batch)" if more else ""
+
+
+def _check_bandwidth(graph: Graph, board: Board, bits: int, more: str, *, clock_ns: float, cycles: int | None) -> None:
+    """Raises ProjectError if memory does not bring so many bits in ``cycles``. ``more``: the end of the remedy."""
     least = ceil(bits / 8 / board.memory_bytes_per_cycle(clock_ns))
     if cycles is not None and least > cycles:
         most = 1e9 / (least * clock_ns)
         what = f"{bits / 8e6:.3g} MB of weights a frame take the memory of {board.name} {least} cycles, but {cycles} are asked for"
         raise ProjectError(
-            what, where=graph.name, remedy=f"ask for at most {most:.4g} frames per second, or keep weights on the chip (--weights auto)"
+            what, where=graph.name, remedy=f"ask for at most {most:.4g} frames per second, or keep weights on the chip (--weights auto){more}"
         )
