@@ -407,8 +407,8 @@ class _Search:
         if made.fitting is not None:
             return made.fitting
         last = self._make(self.market.smallest())
-        fewer = len(last.estimate.over(LIMITS)) <= len(made.estimate.over(LIMITS))
-        check_fits(last.estimate if fewer else made.estimate, LIMITS, remedies=elsewhere(self.board, _NONE_FOUND))
+        nearest_ = min((made.estimate, last.estimate), key=lambda one: max(one.share(field) / LIMITS[field] for field in FIELDS))
+        check_fits(nearest_, LIMITS, remedies=elsewhere(self.board, _NONE_FOUND))
         assert last.plan is not None  # or its estimate was over the limits
         return last.plan
 
