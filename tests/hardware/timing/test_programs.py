@@ -48,7 +48,7 @@ def test_programs_are_whole() -> None:
     for design in designs():
         for process in design.processes:
             found = design.program(process)
-            assert found.turns == process.cycles + (design.rounds(process) - 1) * (process.cycles + process.pause), process.name
+            assert found.turns == design.rounds(process) * (process.cycles + process.pause) - process.pause, process.name
             assert found.latency == process.latency >= 1
             for streams, ports in ((d.inputs(process), found.reads), (d.outputs(process), found.writes)):
                 for stream, turns in zip(streams, ports, strict=True):
