@@ -129,6 +129,8 @@ class Description:
     """The bits of the one stream that carries all inputs, and of that of all outputs; 0: each has its own."""
     memories: tuple[Memory, ...] = ()
     engine: Engine | None = None
+    batch: int = 1
+    """The frames that a call of an accelerator with streams takes: a transfer has a multiple of them."""
 
     @property
     def max_bytes(self) -> int:
@@ -206,6 +208,7 @@ def load_description(path: Path | None = None) -> Description:
                 for one in data.get("memories", [])
             ),
             engine=_engine(data) if "engine" in data else None,
+            batch=int(data.get("batch", 1)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(f"cannot be read: {error}", where=str(source), remedy="write the project again") from error

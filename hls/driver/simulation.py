@@ -165,7 +165,8 @@ class SimulatedBoard:
             return
         lengths = [divmod(active[2], wire.frame_bytes) for active, wire in zip(taken, into, strict=True) if active]
         frames = lengths[0][0]
-        if lengths != [(frames, 0)] * len(into) or (frames > 1 and (self._control.loads or not self._control.control & _RESTART)):
+        each = self.description.batch
+        if lengths != [(frames, 0)] * len(into) or frames % each or (frames > each and (self._control.loads or not self._control.control & _RESTART)):
             return  # the accelerator waits for words that never come, or the DMA for an accelerator that has stopped
         words = [source.memory[begin : begin + nbytes].tobytes() for source, begin, nbytes in filter(None, taken)]
         for channel, sent in zip(sends, words, strict=True):

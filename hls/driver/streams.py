@@ -115,7 +115,8 @@ class Streams:
             raise DeviceError("the accelerator does not start", where=self.description.top, remedy="check that the bitstream is this project's")
 
     def run(self, x_raw: tuple[Int64Array, ...], batch: int | None) -> tuple[tuple[Int64Array, ...], int, float]:
-        """The raws of every output for those of every input, the number of transfers, and their seconds. ``batch``: frames per transfer."""
+        """The raws of every output for those of every input, the number of transfers, and their seconds. ``batch``: frames per transfer, which
+        zeros fill up to whole calls of an accelerator that takes several frames in one."""
         if not self._usable:
             raise DeviceError("the accelerator is closed, or has failed before", where=self.description.top, remedy="open it again")
         inputs, outputs = self.description.inputs, self.description.outputs
@@ -127,17 +128,32 @@ class Streams:
         transfer_seconds = 0.0
         for start in range(0, frames, step):
             part = slice(start, min(start + step, frames))
-            transfer_seconds += self._transfer([words[part] for words in packed], [words[part] for words in results])
+            transfer_seconds += self._transfer_calls([words[part] for words in packed], [words[part] for words in results])
         raws = tuple(unpack(words, end.port) for words, end in zip(_taken_apart(results, self.description.receives), outputs, strict=True))
         return raws, -(-frames // step), transfer_seconds
 
+    def _transfer_calls(self, sources: Sequence[npt.NDArray[np.uint8]], targets: Sequence[npt.NDArray[np.uint8]]) -> float:
+        """``_transfer`` of whole calls: frames of zeros fill up the last one, and what they give is dropped."""
+        count = len(sources[0])
+        whole = -(-count // self.description.batch) * self.description.batch
+        if whole == count:
+            return self._transfer(sources, targets)
+        filled = [np.concatenate([source, np.zeros((whole - count, source.shape[1]), dtype=np.uint8)]) for source in sources]
+        given = [np.empty((whole, target.shape[1]), dtype=np.uint8) for target in targets]
+        seconds = self._transfer(filled, given)
+        for target, got in zip(targets, given, strict=True):
+            target[...] = got[:count]
+        return seconds
+
     def _batch(self, frames: int, batch: int | None) -> int:
         largest = max(wire.frame_bytes for wire in (*self.description.sends, *self.description.receives))
-        limit = self.description.max_bytes // largest
+        each = self.description.batch
+        limit = self.description.max_bytes // largest // each * each
         if limit == 0:
-            raise DeviceError(f"a frame has {largest} bytes, a transfer at most {self.description.max_bytes}", where=self.description.top)
+            what = f"{each} frames have" if each > 1 else "a frame has"
+            raise DeviceError(f"{what} {each * largest} bytes, a transfer at most {self.description.max_bytes}", where=self.description.top)
         if batch is None:
-            return max(1, min(frames, limit, _BATCH_BYTES // largest))
+            return max(each, min(frames, limit, _BATCH_BYTES // largest // each * each))
         if not 1 <= batch <= limit:
             raise DataError(f"the batch is {batch} frames", where=self.description.top, remedy=f"use 1 to {limit}")
         return batch

@@ -34,15 +34,18 @@ inline bool save_bytes(const std::string& path, const bytes& from) {
   return file.good();
 }
 
-// One transfer to the top function, which runs once for each frame of it, and one back from it: TLAST comes with the last word of `in`, and `out` ends
+// One transfer to the top function, which runs once for each `batch` frames of it, and one back from it: TLAST comes with the last word of `in`, and `out` ends
 // with the first word that has TLAST. Returns 0; 2 if `in` is no multiple of a frame; 3 if TLAST does not come back.
 template <class In, class Out>
-int transfer(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const bytes& in, bytes& out) {
+int transfer(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const bytes& in, bytes& out,
+             const size_t batch = 1) {
   static const int in_bytes = In::slot * In::parallel / 8;
   static const int out_bytes = Out::slot * Out::parallel / 8;
-  const size_t words = static_cast<size_t>(In::pixels) * In::channels / In::parallel;
+  const size_t words = batch * In::pixels * In::channels / In::parallel;
   if (in.size() % (words * in_bytes)) {
-    std::cerr << "error: " << in.size() << " bytes are no multiple of a frame of " << words * in_bytes << std::endl;
+    std::cerr << "error: " << in.size() << " bytes are no multiple of a frame of " << words / batch * in_bytes;
+    if (batch > 1) std::cerr << ", of which a call takes " << batch;
+    std::cerr << std::endl;
     return 2;
   }
   hls::stream<typename In::word> source("source");

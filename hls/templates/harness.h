@@ -120,36 +120,44 @@ int64_t* pick(const std::vector<ap_uint<BITS> >& words, size_t& at, int64_t* y) 
   return y + count;
 }
 
-// One call of the top function. `last` goes into the TLAST of the frame's last word; false if the results' TLAST is not the same.
+// One call of the top function, which takes `batch` frames. `last` goes into the TLAST of their last word; false if the results' TLAST is not the same.
 template <class In, class Out>
-bool call(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const int64_t* x, int64_t* y, const bool last) {
+bool call(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const int64_t* x, int64_t* y, const bool last,
+          const size_t batch = 1) {
   hls::stream<typename In::word> in("in");
   hls::stream<typename Out::word> out("out");
-  put<In>(in, x, last);
+  for (size_t frame = 0; frame < batch; frame++) x = put<In>(in, x, last && frame + 1 == batch);
   top(in, out);
   bool right = true;
-  get<Out>(out, y, last, right);
+  for (size_t frame = 0; frame < batch; frame++) y = get<Out>(out, y, last && frame + 1 == batch, right);
   return right;
 }
 
 // All frames of `in`, one TLAST at the very end, as a DMA transfer of them all would have it; false if the length of `in` is no multiple of a frame or
-// TLAST comes back anywhere else.
+// TLAST comes back anywhere else. Behind the last of them come frames of zeros until a call has `batch`; what they give is dropped.
 template <class In, class Out>
-bool run(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const numbers& in, numbers& out) {
+bool run(void (*top)(hls::stream<typename In::word>&, hls::stream<typename Out::word>&), const numbers& in, numbers& out, const size_t batch = 1) {
   const size_t in_frame = static_cast<size_t>(In::pixels) * In::channels;
   const size_t out_frame = static_cast<size_t>(Out::pixels) * Out::channels;
   if (in.size() % in_frame) {
     std::cerr << "error: " << in.size() << " numbers are no multiple of a frame of " << in_frame << std::endl;
     return false;
   }
-  const size_t frames = in.size() / in_frame;
-  out.resize(frames * out_frame);
-  for (size_t frame = 0; frame < frames; frame++) {
-    if (!call<In, Out>(top, &in[frame * in_frame], &out[frame * out_frame], frame + 1 == frames)) {
+  const size_t frames = in.size() / in_frame, whole = (frames + batch - 1) / batch * batch;
+  numbers filled;
+  if (whole > frames) {
+    filled = in;
+    filled.resize(whole * in_frame);
+  }
+  const numbers& given = whole > frames ? filled : in;
+  out.resize(whole * out_frame);
+  for (size_t frame = 0; frame < whole; frame += batch) {
+    if (!call<In, Out>(top, &given[frame * in_frame], &out[frame * out_frame], frame + batch == whole, batch)) {
       std::cerr << "error: wrong TLAST in frame " << frame << std::endl;
       return false;
     }
   }
+  out.resize(frames * out_frame);
   return true;
 }
 

@@ -28,6 +28,8 @@ AUTO = "auto"
 """The period that the clock model believes."""
 MOST_BATCH = 64
 """Frames of a run."""
+_BATCHED = ("ddr", AUTO)
+"""The places of weights with which frames can share them in streaming designs."""
 
 
 def _period(context: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
@@ -90,7 +92,8 @@ _OPTIONS = (
         type=click.IntRange(1, MOST_BATCH),
         default=1,
         show_default=True,
-        help="With --style sequential: the frames that a run takes together, so that weights are read once for several (docs/sequential.md).",
+        help="The frames that are taken together, so that weights are read once for several: with --style sequential (docs/sequential.md), and of "
+        "fully connected layers with --weights ddr or auto (docs/memory.md).",
     ),
 )
 
@@ -138,49 +141,67 @@ def decided(asked: Asked, model: Path, progress: Progress) -> tuple[Asked, Graph
     """As ``plan_of``, with what was asked for and, of the style "auto", what was chosen and why in words.
 
     A process for each layer is tried with all weights on the chip, then, where that does not do, with those in memory that the chip cannot hold, then
-    one engine. At a rate that is asked for the first that makes it is taken; else the fastest of those that fit.
+    one engine. At a rate that is asked for the first that makes it is taken; else the fastest of those that fit: the engine comes first, in seconds,
+    and processes for each layer are looked for as far as they are faster.
     """
     from qfx.errors import ProjectError, UnsupportedError
 
     if asked.style != AUTO:
         return asked, *plan_of(asked, model, progress), ""
     wanted = asked.fps
-    free = replace(asked, style="streaming", batch=1, fit=wanted is None and asked.folding is None)
-    refused: list[str] = []
+    free = replace(asked, style="streaming", fit=wanted is None and asked.folding is None)
+    refused: dict[str, str] = {}
     errors: list[ProjectError | UnsupportedError] = []
     made: list[tuple[Asked, Graph, Any, str]] = []
-    ways = [(free, "streaming, weights on the chip")] if asked.weights == "rom" else []
+    on_chip = free if asked.folding is not None else replace(free, batch=1)
+    ways = [(on_chip, "streaming, weights on the chip")] if asked.weights == "rom" else []
     ways.append((free if asked.weights != "rom" else replace(free, weights=AUTO), "streaming, weights in memory as far as the chip cannot hold them"))
     if asked.folding is None and not asked.shift_and_add and asked.weights != "stream" and asked.ports != "merged":
         ways.append((replace(asked, style="sequential", fps=None, fit=False, weights="rom"), "sequential, one engine for all layers"))
-    for way, name in ways:
-        if way.weights == AUTO and any(one.weights == "rom" for one, *_ in made):
+    rates: list[float] = []  # of those that are too slow
+    bounded = wanted is None and asked.folding is None and asked.clock_ns != AUTO  # of other periods the engine's rate says nothing
+    above = 0.0
+    for way, name in sorted(ways, key=lambda one: bounded and one[0].style != "sequential"):
+        if way.weights == AUTO and any((one.style, one.weights) == ("streaming", "rom") for one, *_ in made):
             continue  # of streaming designs nothing is faster than one whose weights are on the chip
         try:
-            graph, found = plan_of(way, model, progress)
+            graph, found = plan_of(way, model, progress, above=above)
         except (ProjectError, UnsupportedError) as error:
-            refused.append(f"{name}: {error.what}")
+            refused[name] = f"{name}: {error.what}"
             errors.append(error)
             continue
         if wanted is not None and found.fps < wanted:
-            refused.append(f"{name}: {found.fps:.1f} frames per second")
+            refused[name] = f"{name}: {found.fps:.1f} frames per second"
+            rates.append(found.fps)
             continue
+        above = found.fps if bounded and way.style == "sequential" else above
         made.append((way, graph, found, name))
         if wanted is not None:
             break
     if not made:
         if len(errors) == len(ways) and len({error.what for error in errors}) == 1:
             raise errors[0]  # of the board, or of the model: no way round it
-        raise ProjectError("; ".join(refused), where="--style auto", remedy="use a larger board, shorter words or a lower rate")
+        raise ProjectError("; ".join(refused[name] for _, name in ways), where="--style auto", remedy=_way_out(asked, rates))
     way, graph, found, name = max(made, key=lambda one: one[2].fps)
     others = [f"{other}: {one.fps:.1f} frames per second" for _, _, one, other in made if one is not found]
-    told = "; ".join([*refused, *others])
+    told = "; ".join([*(refused[other] for _, other in ways if other in refused), *others])
     return way, graph, found, f"style: {name}, {found.fps:.1f} frames per second{f' ({told})' if told else ''}"
 
 
-def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan | Unrolled | Sequential]:
-    """The prepared graph of the model and what the options make of it. Raises ProjectError for options that mean nothing in the style, and for one
-    that ``decided`` must choose."""
+def _way_out(asked: Asked, rates: Sequence[float]) -> str:
+    """What to do where no style does. ``rates``: of those that are built, but too slow."""
+    from qfx.hardware.board import board
+
+    slower = f"ask for at most {max(rates):.4g} frames per second, or " if rates else ""
+    memory = "" if board(asked.board_name).memory_gb_s else "give memory_gb_s in the board's file (docs/board.md) if it has memory, or "
+    return f"{slower}{memory}use a larger board or shorter words"
+
+
+def plan_of(asked: Asked, model: Path, progress: Progress, above: float = 0.0) -> tuple[Graph, Plan | Unrolled | Sequential]:
+    """The prepared graph of the model and what the options make of it. ``above``: as of a Request.
+
+    Raises ProjectError for options that mean nothing in the style, and for one that ``decided`` must choose.
+    """
     from qfx.errors import ProjectError
     from qfx.hardware.board import board, check_clock
 
@@ -188,15 +209,18 @@ def plan_of(asked: Asked, model: Path, progress: Progress) -> tuple[Graph, Plan 
         raise ProjectError("which style it is to be has to be said here", where="--style auto", remedy="use streaming, unrolled or sequential")
     if asked.style != "unrolled" and asked.adders != "qfx":
         raise ProjectError("--adders makes the adder graphs of unrolled designs", where="--adders", remedy="leave it out, or use --style unrolled")
-    if asked.style != "sequential" and asked.batch != 1:
-        what = "frames come one after the other in a design of processes for each layer"
-        raise ProjectError(f"--batch {asked.batch}: {what}", where=f"--style {asked.style}", remedy="leave it out, or use --style sequential")
+    if asked.batch != 1 and (asked.style == "unrolled" or (asked.style == "streaming" and asked.weights not in _BATCHED and asked.folding is None)):
+        what = f"--batch {asked.batch}: frames share what is read from the board's memory, and no weights lie there"
+        raise ProjectError(what, where=f"--style {asked.style}", remedy="leave it out, or use --weights ddr or auto, or --style sequential")
     if asked.style != "streaming":
         _refuse_folding(asked)
     found = board(asked.board_name)
     clock_ns = found.clock_ns if asked.clock_ns is None or asked.clock_ns == AUTO else float(asked.clock_ns)
     check_clock(clock_ns, found)
-    make = {"streaming": _folded, "unrolled": _unrolled, "sequential": _sequential}[asked.style](asked, model, found, progress)
+    if asked.style == "streaming":
+        make = _folded(asked, model, found, progress, above)
+    else:
+        make = {"unrolled": _unrolled, "sequential": _sequential}[asked.style](asked, model, found, progress)
     return make.graph, fastest(make, clock_ns) if asked.clock_ns == AUTO else make.plan(clock_ns)
 
 
@@ -234,7 +258,7 @@ def fastest(make: Making, start_ns: float) -> Any:
     raise AssertionError("not reached")
 
 
-def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> Making:
+def _folded(asked: Asked, model: Path, on: Board, progress: Progress, above: float = 0.0) -> Making:
     from qfx.hardware.design.schedule import Request
     from qfx.hardware.folding import file as folding_file
     from qfx.hardware.folding.search import resolve
@@ -245,7 +269,7 @@ def _folded(asked: Asked, model: Path, on: Board, progress: Progress) -> Making:
     if asked.ports is not None:
         request = replace(request, merged=asked.ports == "merged")
     memory = asked.weights if asked.weights in ("ddr", "auto") else ""
-    request = replace(request, shift_and_add=asked.shift_and_add, memory=memory)
+    request = replace(request, shift_and_add=asked.shift_and_add, memory=memory, batch=asked.batch, above=above)
     graph = prepare(load_graph(model), asked.weights)
     return Making(graph, lambda clock_ns: resolve(graph, on, request, clock_ns=clock_ns, progress=progress), request.fps is None)
 

@@ -50,7 +50,9 @@ def named(shapes: Mapping[str, Shape], x: Feed, where: str) -> Feeds:
             raise DataError(f"expected a float32 or float64 array, got {type(array).__name__}", where=name, remedy="convert the data")
         if array.ndim == 0 or array.shape[1:] != shapes[name]:
             expected = ", ".join(map(str, ("N", *shapes[name])))
-            raise DataError(f"expected the shape ({expected}), got {array.shape}", where=name, remedy="put the batch first and leave no axis out")
+            axes = array.ndim != 1 + len(shapes[name])
+            remedy = "put the batch first and leave no axis out" if axes else "give data of this size, or make the model for that of the data"
+            raise DataError(f"expected the shape ({expected}), got {array.shape}", where=name, remedy=remedy)
     sizes = {name: len(array) for name, array in zip(names, arrays, strict=True)}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name} has {size}" for name, size in sizes.items())

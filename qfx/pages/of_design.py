@@ -131,6 +131,8 @@ def timeline(plan: Plan | Unrolled | Sequential) -> Section:
         f"<p>{escape(told.rate(plan))}. A frame every {html.count(plan.interval)} cycles of {plan.clock_ns:g} ns; <b class='bad'>"
         f"{escape(slowest)}</b> sets the pace.</p>"
     )
+    if plan.design.batch > 1:
+        intro += f"<p class='soft'>A call takes {plan.design.batch} frames: below, a frame is all of them.</p>"
     if plan.timing is None:
         return Section(
             "time",
@@ -156,7 +158,7 @@ def _busy(plan: Plan, shown: list[Cost], courses: dict[str, Course], slowest: st
     rows = []
     for cost in shown:
         one, frames = timed[cost.process], courses[cost.process].frames
-        share = one.busy / max(plan.interval, 1)
+        share = one.busy / max(plan.interval * plan.design.batch, 1)
         bar = f'<span class="cell" style="--w:{min(100.0, 100 * share):.0f}%">{100 * share:.0f} %</span>'
         marked = ' class="marked"' if cost.node == slowest else ""
         numbers = "".join(cell(html.count(n), "n", value=n) for n in (one.busy, one.stall, *frames[0]))

@@ -407,3 +407,36 @@ def from_ddr() -> tuple[Graph, Schedule]:
         "out": Folding(1, 6, weights="ddr"),
     }
     return graph, Schedule.of(foldings)
+
+
+def in_batches() -> tuple[Graph, Schedule]:
+    """Three frames a call: fully connected layers that read their weights once for them, results that leave as they come and results that wait, a sum
+    of branches that goes round one, constants behind the sums, a layer on the chip between, and a convolution with weights in memory in front."""
+    narrow = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
+    graph = Graph(
+        "in_batches",
+        (
+            Node("x", Input((2, 4, 3), scalar("ap_ufixed<5,2,AP_RND,AP_SAT>"))),
+            Node("conv", conv(230, 2, 2, 3, 3, pads=(1, 1)), ("x",)),
+            Node("conv_q", narrow, ("conv",)),
+            Node("flat", Reshape((24,)), ("conv_q",)),
+            Node("wide", Linear(const(232, 8, 24), const(233, 8)), ("flat",)),
+            Node("relu", Relu(), ("wide",)),
+            Node("wide_q", narrow, ("relu",)),
+            Node("round", Linear(const(234, 8, 8), None), ("wide_q",)),
+            Node("sum", Add(), ("round", "wide_q")),
+            Node("sum_q", narrow, ("sum",)),
+            Node("chip", Linear(const(236, 6, 8), None), ("sum_q",)),
+            Node("chip_q", narrow, ("chip",)),
+            Node("out", Linear(const(238, 5, 6), const(239, 5)), ("chip_q",)),
+        ),
+        "out",
+    )
+    foldings = {
+        "conv": Folding(2, 2, "lut", weights="ddr", rows=2),
+        "wide": Folding(2, 4, "pair", weights="ddr"),
+        "round": Folding(2, 2, weights="ddr"),
+        "chip": Folding(3, 2),
+        "out": Folding(5, 6, weights="ddr"),
+    }
+    return graph, Schedule.of(foldings, batch=3)

@@ -12,7 +12,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from qfx.hardware.emit.emit import CSIM_FLAGS, emit_sources
 from qfx.hardware.emit.emulate import numbers, offsets
 from qfx.hardware.emit.templates import render
 from qfx.hardware.project.compile import compile_cpp
+from qfx.hardware.timing.program import repeated
 from qfx.hardware.timing.simulate import deadlock
 from qfx.ir.values import RawArray
 
@@ -48,7 +49,8 @@ class Ports:
 class BoundedRun:
     """``outputs``: the raws (N, *output shape) of each; ``peaks``: the most words that each FIFO held, in the order of the design's streams
     (fibers run
-    ahead as far as they can, so this is often the depth, and never more); ``ports``: per process, then per frame."""
+    ahead as far as they can, so this is often the depth, and never more); ``ports``: per process, then per frame, or all
+    frames of a call."""
 
     outputs: tuple[RawArray, ...]
     peaks: tuple[int, ...]
@@ -97,7 +99,7 @@ class BoundedBundle:
             if left:
                 raise _failed(f"words are left in {', '.join(left)}", self.executable)
             flat = np.frombuffer(result.read_bytes(), dtype="<i8").astype(np.int64)
-        ports = tuple(found.ports(process, len(x_raw)) for process in design.processes)
+        ports = tuple(found.ports(process, len(x_raw) // design.batch) for process in design.processes)
         cuts = np.cumsum([len(x_raw) * math.prod(port.shape) for port in design.outputs])[:-1]
         outputs = tuple(part.reshape(len(x_raw), *port.shape) for part, port in zip(np.split(flat, cuts), design.outputs, strict=True))
         return BoundedRun(outputs, tuple(found.streams[stream.name][0] for stream in design.streams), ports)
@@ -169,7 +171,7 @@ def differences(design: d.Design, found: BoundedRun) -> list[str]:
     for process, frames in zip(design.processes, found.ports, strict=True):
         if isinstance(process, d.Loop | d.Spill):
             continue
-        want = process.program
+        want = repeated(replace(process.program, pause=0), design.rounds(process))
         for number, frame in enumerate(frames):
             # Constants come before the first frame, one a turn.
             before = sum(memory.size for memory in loading.memories(process)) if number == 0 else 0

@@ -103,7 +103,8 @@ def build_bundle(
 
 
 def _bundle_main(tops: Sequence[str], designs: Sequence[Design], root: Path) -> str:
-    runs = [f"qfx_tb::run<{top}_ports::input, {top}_ports::output>({top}, in, out)" for top in tops]
+    calls = [f", {design.batch}" if design.batch > 1 else "" for design in designs]
+    runs = [f"qfx_tb::run<{top}_ports::input, {top}_ports::output>({top}, in, out{call})" for top, call in zip(tops, calls, strict=True)]
     frames = []
     for i, (top, design) in enumerate(zip(tops, designs, strict=True)):
         if design.several:

@@ -42,7 +42,7 @@ bool load_words(const std::string& path, const unsigned* crc, const size_t count
   }
   if (bytes.size() != count * (BITS / 8) || (crc != 0 && crc32(bytes) != *crc)) {
     std::cerr << "error: " << path << " holds " << bytes.size() << " bytes of another model, or is damaged: " << count * (BITS / 8)
-              << " bytes with another checksum are expected" << std::endl;
+              << " bytes with another checksum are expected; write the project again (qfx hls --force), or take its own tb/memory" << std::endl;
     return false;
   }
   into.resize(count);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 
 from qfx.errors import ProjectError
 from qfx.hardware.board import Board
@@ -97,7 +98,7 @@ def estimate(design: d.Design, board: Board) -> Estimate:
     costs = []
     for process, node in zip(design.processes, design.nodes, strict=True):
         queues = [r.fifo(stream.built, stream.bits, stream.storage) for stream in process.targets]
-        costs.append(Cost(process.name, node, process.cycles, r.total([process.cost(on), *queues])))
+        costs.append(Cost(process.name, node, ceil(process.cycles * design.rounds(process) / design.batch), r.total([process.cost(on), *queues])))
     if design.loader is not None:
         costs.append(Cost(design.loader.name, "(weights)", 0, _loader(design.loader)))
     return Estimate(board, (*costs, Cost("control", "(control port)", 0, CONTROL)))

@@ -64,6 +64,7 @@ class Builder:
         self.node: str = ""  # the graph node that is being lowered
         self.streams: list[d.Stream] = []
         self.travels: list[d.Travel] = []
+        self.once: set[str] = set()  # what works for all frames of a batch together
         self.inputs: list[d.Port] = []
         self.port_names: list[str] = []  # of the inputs
         self.several: bool = len(graph.inputs) + len(graph.outputs) > 2
@@ -369,7 +370,7 @@ class Builder:
 
     def mark(self) -> d.Stream:
         """A stream of TLAST. Safe at any depth (see qfx::from_port); so deep that small frames that follow each other do not wait."""
-        return self.stream("last", FixedType(1, 1, signed=False), 1, 1, _LAST_DEPTH)
+        return self.stream("last", FixedType(1, 1, signed=False), 1, 1, max(_LAST_DEPTH, self.schedule.batch + MIN_DEPTH))
 
     def marks(self, count: int) -> list[d.Stream]:
         """The TLAST of the first input for ``count`` ports."""

@@ -57,6 +57,7 @@ from qfx.hardware.processes import Window as Window
 from qfx.hardware.processes.matmul import ProductShape as ProductShape
 from qfx.hardware.processes.memory.tiles import Plane as Plane
 from qfx.hardware.processes.memory.tiles import Tiling as Tiling
+from qfx.hardware.timing.program import Program, repeated
 
 
 def inputs(process: Process) -> tuple[Stream, ...]:
@@ -118,6 +119,10 @@ class Design:
     """What the C++ calls the ports: the inputs, then the outputs."""
     merged: tuple[int, int] = (0, 0)
     """The width in bits of the one stream that carries all inputs, and of that of all outputs; 0: each has a stream of its own."""
+    batch: int = 1
+    """The frames of a call of the top function: every process goes over one after the other, but for those of ``once``."""
+    once: frozenset[str] = frozenset()
+    """The processes that take all frames of a call together, and those that bring their weights, with the streams between them."""
 
     def __repr__(self) -> str:
         return f"Design({len(self.processes)} processes, {len(self.streams)} streams, {len(self.inputs)} inputs, {len(self.outputs)} outputs)"
@@ -129,6 +134,22 @@ class Design:
     @property
     def outputs(self) -> tuple[Port, ...]:
         return (self.output, *self.more_outputs)
+
+    def rounds(self, process: Process) -> int:
+        """How often a call goes through the process's program."""
+        return 1 if process.name in self.once else self.batch
+
+    def program(self, process: Process) -> Program:
+        """That of the process in a call."""
+        return repeated(process.program, self.rounds(process))
+
+    def busy(self, process: Process) -> int:
+        """The cycles that a call takes it if it never waits."""
+        return self.rounds(process) * process.busy
+
+    def words(self, stream: Stream) -> int:
+        """That go through the stream in a call."""
+        return stream.words * (1 if stream.name in self.once else self.batch)
 
     @property
     def masters(self) -> tuple[FromMemory | Spill, ...]:

@@ -87,4 +87,6 @@ def _finished(builder: Builder) -> d.Design:
         tuple(outputs[1:]),
         (tuple(builder.port_names), tuple(names)),
         merged,
+        builder.schedule.batch if builder.once else 1,
+        frozenset(builder.once),
     )

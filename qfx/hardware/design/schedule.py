@@ -106,6 +106,8 @@ class Schedule:
     merged: bool = False
     """Whether all inputs come in one stream, one after the other in a frame, and all outputs leave in one."""
     fifo_storage: tuple[tuple[str, str], ...] = ()
+    batch: int = 1
+    """The frames for which fully connected layers whose weights lie in memory read them once."""
 
     @classmethod
     def of(
@@ -118,10 +120,11 @@ class Schedule:
         ports: Mapping[str, int] | None = None,
         merged: bool = False,
         fifo_storage: Mapping[str, str] | None = None,
+        batch: int = 1,
     ) -> Schedule:
         folded = tuple(sorted(foldings.items(), key=lambda item: item[0]))
         depths, widths = (tuple(sorted((given or {}).items())) for given in (fifos, ports))
-        return cls(folded, input_parallel, output_parallel, depths, widths, merged, tuple(sorted((fifo_storage or {}).items())))
+        return cls(folded, input_parallel, output_parallel, depths, widths, merged, tuple(sorted((fifo_storage or {}).items())), batch)
 
     def port(self, name: str, numbers: int, *, output: bool = False) -> int:
         """The numbers per word of one port among several, of a frame of ``numbers``."""
@@ -157,10 +160,16 @@ class Request:
     memory: str = ""
     """Which layers have their weights in the board's memory beside those whose folding says so: "" none, "auto" as many as the chip cannot hold,
     "ddr" all that save block RAM by it."""
+    batch: int = 1
+    """As in ``Schedule``."""
+    above: float = 0.0
+    """With ``fit``: frames per second that are made otherwise, so that nothing slower is looked for."""
 
     def __post_init__(self) -> None:
         if self.memory not in ("", "auto", "ddr"):
             raise ProjectError(f"the weights of which layers lie in memory: {self.memory!r}", remedy='use "", "auto" or "ddr"')
+        if self.batch < 1:
+            raise ProjectError(f"a batch of {self.batch} frames", remedy="use at least 1")
         if self.fps is not None and self.fit:
             raise ProjectError("both a number of frames per second and the fastest that fits are asked for", remedy="ask for one of them")
         if self.fps is not None and not 0 < self.fps < float("inf"):

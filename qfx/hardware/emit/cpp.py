@@ -15,13 +15,22 @@ from qfx.hardware.emit.spelling import stream as stream
 
 def units(design: d.Design, ports: tuple[str, str]) -> list[Unit]:
     """All processes as text, in the order in which they are called; ``ports`` are the names of the top function's streams."""
-    made = [unit(process, ports) for process in design.processes]
+    made = [_for_frames(unit(process, ports), design.rounds(process)) for process in design.processes]
     loader = design.loader
     if loader is None:
         return made
     by_process = {load.process: load for load in loader.loads}
     loading_ = [_with_load(unit_, by_process[unit_.name], loader.port.slot) if unit_.name in by_process else unit_ for unit_ in made]
     return [_loader(loader, loading.counts(design)), *loading_]
+
+
+def _for_frames(unit_: Unit, count: int) -> Unit:
+    """The process for so many frames of a call. Its loops are then nested in that over frames: a nest stays one, and begins again as it did."""
+    if count == 1:
+        return unit_
+    inner = (line if line.startswith("#") else f"  {line}" for line in unit_.body)
+    body = (f"{unit_.name}_frames:", f"for (int frame = 0; frame < {count}; frame++) {{", *inner, "}")
+    return replace(unit_, body=body)
 
 
 def functions(units: Sequence[Unit]) -> list[Unit]:

@@ -37,6 +37,7 @@ def driver_files(graph: Graph, design: Design, board: Board, *, clock_ns: float,
             "length_bits": LENGTH_BITS,
             "alignment": ALIGNMENT,
             **_ports(graph, design),
+            **({"batch": design.batch} if design.batch > 1 else {}),
             **({} if design.loader is None else {"weights": _port(design.loader.port)}),
             **({"memories": [_master(place, master) for place, master in enumerate(design.masters)]} if design.masters else {}),
         }

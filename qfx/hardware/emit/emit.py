@@ -126,7 +126,8 @@ def test_bench(design: Design, top: str) -> dict[str, str]:
     """The test bench, by relative path; of several ports with how a frame goes through them."""
     memories = "".join(f", &{master.port}[0]" for master in design.masters)
     if not design.several:
-        return {"tb/tb.cpp": render("tb.cpp.j2", {"design": design, "top": top, "memories": memories})}
+        batch = f", {design.batch}" if design.batch > 1 else ""
+        return {"tb/tb.cpp": render("tb.cpp.j2", {"design": design, "top": top, "memories": memories, "batch": batch})}
     values = {"design": design, "top": top, "memories": memories, "in_frame": numbers(design.inputs), "out_frame": numbers(design.outputs)}
     values["offsets"] = {
         name: at

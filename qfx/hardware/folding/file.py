@@ -145,11 +145,12 @@ def text(plan: Plan, model: str, ports: tuple[Sequence[str], Sequence[str]] | No
     """The plan's schedule as a file, with what every layer takes as comments. ``read`` gives it back. ``ports``: the model's names for inputs and
     outputs, which have to be there where there are several."""
     schedule = plan.schedule
+    beside = f", with --batch {plan.design.batch} beside it" if plan.design.batch > 1 else ""
     lines = [
         schema_line("folding"),
         f"# Folding of {model} for {plan.estimate.board.name} at {plan.clock_ns:g} ns:",
         f"# {plan.interval} cycles from frame to frame, {plan.fps:.0f} frames per second.",
-        "# `qfx hls --folding` takes this file, whole or in parts.",
+        f"# `qfx hls --folding` takes this file, whole or in parts{beside}.",
         "",
         *_ports(plan, ports),
     ]

@@ -33,6 +33,8 @@ LUT_BITS = 64
 URAM_BITS = 288 * 1024
 """What an UltraRAM holds: UG573."""
 
+UNKNOWN_MEMORY = "a board whose file gives memory_gb_s (docs/board.md) can keep weights and values in its memory"
+
 _HALVINGS = 60
 _SLACK = 1 + 1e-9  # for sums of floats
 
@@ -69,7 +71,7 @@ class Weights:
 def elsewhere(board: Board, remedy: str) -> str:
     """``remedy``, behind what keeps values and weights off the chip where the board has memory for them."""
     engine = "try one engine for all layers, which keeps values and weights in the board's memory (--style sequential; --style auto tries both)"
-    return f"{engine}, or {remedy}" if board.memory_gb_s else remedy
+    return f"{engine}, or {remedy}" if board.memory_gb_s else f"{remedy}; {UNKNOWN_MEMORY}"
 
 
 def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -> None:
@@ -78,7 +80,7 @@ def check_weights(weights: Weights, board: Board, limits: Mapping[str, float]) -
         there = capacity(board)
         luts = int(there.lut * limits["lut"]) * LUT_BITS
         also = f"{to_be_used(limits['bram18'])}, and LUTs would hold {luts / 1e6:.1f} Mbit, were there nothing else in them"
-        remedy = f"keep weights in the board's memory (--weights auto), or {_TOO_SMALL}" if board.memory_gb_s else _TOO_SMALL
+        remedy = f"keep weights in the board's memory (--weights auto), or {_TOO_SMALL}" if board.memory_gb_s else f"{_TOO_SMALL}; {UNKNOWN_MEMORY}"
         if board.uram and not weights_exceed(replace(weights, loaded=weights.bits), board, limits):
             remedy = "load them into UltraRAM when the board starts (--weights stream), or use a larger board, shorter words or a smaller model"
         raise DoesNotFitError(board, f"{_alone(weights, ceil(weights.bits / BRAM18_BITS), board)}{also}", remedy)

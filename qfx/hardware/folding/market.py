@@ -125,6 +125,16 @@ class Market:
             found.update(np.geomspace(low, high, 2 + int(np.log(high / low) / np.log(_FINE))).astype(np.int64).tolist())
         return sorted(pace for pace in found if low <= pace <= high)
 
+    def bound(self, most: int) -> int | None:
+        """The cycles of a frame below which no choice fits for certain, not even one of parts of options; None if there is a choice of parts for at
+        ``most`` so many."""
+        nothing = np.zeros(len(COLUMNS))
+        if self._conceivable(most, nothing):
+            return None
+        paces = [pace for pace in self.paces() if pace > most]
+        first = _first(lambda place: self._conceivable(paces[place], nothing), 0, len(paces), None)
+        return paces[first - 1] if first else most
+
     def smallest(self) -> Picked:
         """Of every layer the option with the fewest LUTs."""
         return [int(layer.costs[:, FIELDS.index("lut")].argmin()) for layer in self.layers]

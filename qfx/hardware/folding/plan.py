@@ -53,8 +53,8 @@ class Plan:
     @property
     def interval(self) -> int:
         """Cycles from frame to frame: simulated, or those of the slowest process, but no fewer than memory takes."""
-        slowest = self.timing.interval if self.timing is not None else max(process.busy for process in self.design.processes)
-        return max(slowest, self.memory_cycles)
+        slowest = self.timing.interval if self.timing is not None else max(map(self.design.busy, self.design.processes))
+        return max(ceil(slowest / self.design.batch), self.memory_cycles)
 
     @property
     def memory_bytes(self) -> int:

@@ -57,6 +57,8 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
     plain = lower(graph, Schedule(), shared=True)
     _check_names(graph, plain, dict(request.foldings))
     pinned = {name for name, folding in request.foldings if folding.weights == "ddr"}
+    if request.batch > 1:
+        _check_batch(graph, request)
     if not request.memory:
         return _resolved(graph, board, request, plain, _Memory(frozenset(pinned)), clock_ns, progress)
     cycles = None if request.fps is None else int(1e9 / (request.fps * clock_ns))
@@ -73,6 +75,15 @@ def resolve(graph: Graph, board: Board, request: Request, *, clock_ns: float, pr
             if number == len(chosen.sets):
                 raise
     raise AssertionError("there is at least one set")
+
+
+def _check_batch(graph: Graph, request: Request) -> None:
+    """Raises ProjectError where no layer would share weights among frames, and for what has no form with several frames in a call."""
+    if not request.memory and lower(graph, fixed_schedule(graph, request), shared=True).batch == 1:
+        raise offchip.no_batch(graph, request.batch)
+    if len(graph.inputs) + len(graph.outputs) > 2:
+        what = f"--batch {request.batch}: the model has several inputs or outputs, whose frames a call of the hardware takes one by one"
+        raise ProjectError(what, where=graph.name, remedy="leave --batch out, or use --style sequential")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,7 @@ def _resolved(graph: Graph, board: Board, request: Request, plain: d.Design, mem
     """The plan with those weights in memory. ``plain``: the design with one number at a time, and all weights on the chip."""
     pinned = dict(request.foldings)
     inside = {name: folding for name, folding in pinned.items() if MARK in name}
-    base = lower(graph, Schedule.of(memory.foldings | inside), shared=True) if memory.layers or inside else plain
+    base = lower(graph, Schedule.of(memory.foldings | inside, batch=request.batch), shared=True) if memory.layers or inside else plain
     if request.shift_and_add:
         request = by_shifts(base, request)
         pinned = dict(request.foldings)
@@ -120,8 +131,8 @@ def _resolved(graph: Graph, board: Board, request: Request, plain: d.Design, mem
     if memory.also_on_chip:
         on_chip = {layer.name: layer for layer in layers(plain, board, pinned, shift_and_add=request.shift_and_add)}
         found = tuple(either(layer, on_chip[layer.name]) if layer.name in memory.also_on_chip else layer for layer in found)
-    search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside, spills=memory.spills)
-    made = search.fastest() if request.fps is None else search.at(request.fps)
+    search = _Search(graph, board, found, clock_ns, weights, progress, request.merged, inside, spills=memory.spills, batch=request.batch)
+    made = search.fastest(request.above) if request.fps is None else search.at(request.fps)
     progress(_SIZING, 1, 1)
     if not request.fifos and not request.fifo_storage:
         return made
@@ -209,7 +220,8 @@ def _taken(found: Estimate, made: Plan | None) -> FloatArray:
 
 class _Search:
     """The search over one model's layers. ``overhead``: what is no layer took in the design made last; ``inside``: foldings asked for in loops;
-    ``allowed``: how much of each resource may be used (default: the board's, up to LIMITS); ``spills``: whether FIFOs may go to memory."""
+    ``allowed``: how much of each resource may be used (default: the board's, up to LIMITS); ``spills``: whether FIFOs may go to memory; ``batch``: as
+    of a schedule."""
 
     def __init__(
         self,
@@ -223,8 +235,9 @@ class _Search:
         inside: Mapping[str, Folding],
         allowed: FloatArray | None = None,
         spills: bool = False,
+        batch: int = 1,
     ) -> None:
-        self.graph, self.board, self.clock_ns = graph, board, clock_ns
+        self.graph, self.board, self.clock_ns, self.found = graph, board, clock_ns, found
         self.merged, self.inside = merged, inside
         self.weights, self.progress = weights, progress
         self.sides = _merged_sides(graph, found) if merged else {}
@@ -233,7 +246,7 @@ class _Search:
         self.market = Market(found, most, list(self.sides.values()), board.memory_bytes_per_cycle(clock_ns))
         self.layers = tuple(self.market.layers)
         self.overhead: FloatArray = np.zeros(len(COLUMNS))
-        self.spills = spills
+        self.spills, self.batch = spills, batch
 
     def at(self, fps: float) -> Plan:
         """The cheapest plan that makes ``fps``; one that is faster, if only that is found to fit."""
@@ -303,18 +316,20 @@ class _Search:
         """What to say where memory does not bring the weights in the ``wanted`` cycles."""
         most = 1e9 / (made.memory_cycles * self.clock_ns)
         what = f"{made.memory_bytes / 1e6:.3g} MB of weights a frame take the memory of {self.board.name} {made.memory_cycles} cycles, but {wanted}"
-        remedy = f"ask for at most {most:.4g} frames per second, or keep weights on the chip"
+        remedy = f"ask for at most {most:.4g} frames per second, or keep weights on the chip{offchip.more_frames(made.design)}"
         return ProjectError(f"{what} are asked for", where=self.graph.name, remedy=remedy)
 
     def _refusal(self, fps: float) -> ProjectError:
         what = f"no folding was found that simulates at {fps:g} frames per second"
         return ProjectError(what, where=self.graph.name, remedy="ask for fewer frames per second")
 
-    def fastest(self) -> Plan:
-        """The fastest plan that fits."""
+    def fastest(self, above: float = 0.0) -> Plan:
+        """The fastest plan that fits. Raises ProjectError if none is found that makes more than ``above`` frames per second; where there can be none,
+        before any is made."""
         self._check_possible()
         best: Plan | None = None
-        worth = np.inf  # the pace that the search goes on for
+        most = self._check_worth(above) if above else np.inf
+        worth = most  # the pace that the search goes on for
         large: Fastest | None = None  # the fastest choice whose design could not be used
         tried: list[Picked] = []
         for number in range(1, _ROUNDS + 1):
@@ -333,31 +348,49 @@ class _Search:
             large = found if large is None or found.pace < large.pace else large
             if best is not None:
                 break
-        best = self._smallest() if best is None else best
-        return best if large is None else self._between(large, best)
+        if best is None and not above:
+            best = self._smallest()
+        if large is not None:
+            best = self._between(large, best, most)
+        if best is None or best.interval > most:
+            raise ProjectError(f"no design that makes more than {above:.1f} frames per second was found", where=self.graph.name, remedy=_NONE_FOUND)
+        return best
 
-    def _between(self, large: Fastest, best: Plan) -> Plan:
-        """A plan that is faster than ``best``, the slowest of them if none is found, where the design of ``large`` could not be used.
+    def _check_worth(self, above: float) -> float:
+        """The cycles of a frame of that rate. Raises ProjectError if no choice of the layers' options is faster, whatever lies between them."""
+        most = int(1e9 / (above * self.clock_ns))
+        sure = [replace(layer, costs=layer.sure, memory=layer.columns[:, -1]) for layer in self.found]
+        bound = Market(sure, self.market.limits, list(self.sides.values()), self.market.bytes_per_cycle).bound(most)
+        if bound is None:
+            return most
+        rate = 1e9 / (bound * self.clock_ns)
+        what = f"not searched: its layers alone allow less than {rate:.1f} frames per second within the board's resources and bandwidth"
+        raise ProjectError(what, where=self.graph.name, remedy=_NONE_FOUND)
+
+    def _between(self, large: Fastest, best: Plan | None, most: float) -> Plan | None:
+        """A plan that is faster than ``best``, or than ``most`` cycles a frame, the slowest of them if none is found, where the design of ``large``
+        could not be used.
 
         What is no layer can be so much more in a fast design than in a slow one that neither says what fits between the two: the way is halved, with
         a design for each pace, but where the choice for a pace is as fast as what was tried and could not be used.
         """
         missed = large.pace
-        paces = self.market.paces() if best.interval > _FAR * missed else []
+        slow = most if best is None else best.interval
+        paces = self.market.paces() if slow > _FAR * missed else []
         designs = 0
-        while designs < _HALVINGS and best.interval > _FAR * missed:
-            between = [pace for pace in paces if missed < pace < best.interval]
+        while designs < _HALVINGS and slow > _FAR * missed:
+            between = [pace for pace in paces if missed < pace < slow]
             if not between:
                 break
-            middle = between[min(bisect_left(between, (missed * best.interval) ** 0.5), len(between) - 1)]
+            middle = between[min(bisect_left(between, (missed * slow) ** 0.5), len(between) - 1)]
             cheap = self.market.cheapest(middle, self.overhead)
             made: Plan | None = None
             if cheap is not None and self._busiest(cheap.picked) > missed:
                 self.progress("searching between the paces of two foldings", designs, _HALVINGS)
                 designs += 1
                 made = self._make(cheap.picked).fitting
-            if made is not None and made.interval < best.interval:
-                best = replace(made, gap=made.interval / min(large.bound, made.interval) - 1)
+            if made is not None and made.interval < slow:
+                best, slow = replace(made, gap=made.interval / min(large.bound, made.interval) - 1), made.interval
             else:
                 missed = middle
         return best
@@ -374,8 +407,8 @@ class _Search:
         if made.fitting is not None:
             return made.fitting
         last = self._make(self.market.smallest())
-        fewer = len(last.estimate.over(LIMITS)) <= len(made.estimate.over(LIMITS))
-        check_fits(last.estimate if fewer else made.estimate, LIMITS, remedies=elsewhere(self.board, _NONE_FOUND))
+        nearest_ = min((made.estimate, last.estimate), key=lambda one: max(one.share(field) / LIMITS[field] for field in FIELDS))
+        check_fits(nearest_, LIMITS, remedies=elsewhere(self.board, _NONE_FOUND))
         assert last.plan is not None  # or its estimate was over the limits
         return last.plan
 
@@ -421,7 +454,8 @@ class _Search:
             elif layer.kind is not Role.FIXED:
                 foldings[layer.name] = layer.foldings[option]
         if len(ports) == 2:
-            return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT])
+            return Schedule.of(foldings, input_parallel=ports[self.graph.input.name], output_parallel=ports[OUTPUT], batch=self.batch)
         inputs = {node.name: ports.pop(node.name) for node in self.graph.inputs}
         outputs = zip(self.graph.outputs, ports.values(), strict=True)  # both in the graph's order
-        return Schedule.of(foldings, ports=inputs | {OUT + name: parallel for name, parallel in outputs}, merged=self.merged)
+        widths = inputs | {OUT + name: parallel for name, parallel in outputs}
+        return Schedule.of(foldings, ports=widths, merged=self.merged, batch=self.batch)

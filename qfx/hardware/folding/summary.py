@@ -45,6 +45,7 @@ def data(plan: Plan, model: str) -> dict[str, Any]:
         "latency_cycles": None if timing is None else timing.latency,
         "frames_per_second": round(plan.fps, 3),
         **told.data(plan),
+        **({"batch": plan.design.batch} if plan.design.batch > 1 else {}),
         **({"memory": _memory(plan)} if plan.memory_bytes else {}),
         "resources": _numbers(found.total),
         "available": _numbers(capacity(found.board)),
@@ -70,7 +71,7 @@ def binding(plan: Plan) -> dict[str, Any]:
     is used, most first, and the ``layer`` whose process takes most cycles. ``gap``: as in Plan, null where no folding was searched for."""
     shares = {field: plan.estimate.share(field) / LIMITS[field] for field in FIELDS}
     design = plan.design
-    slowest = max(zip(design.processes, design.nodes, strict=True), key=lambda pair: pair[0].busy)[1]
+    slowest = max(zip(design.processes, design.nodes, strict=True), key=lambda pair: design.busy(pair[0]))[1]
     return {
         "shares": {field: round(share, 4) for field, share in shares.items()},
         "resources": sorted((field for field in FIELDS if shares[field] >= _BINDS), key=lambda field: -shares[field]),
@@ -136,7 +137,12 @@ def as_text(plan: Plan, model: str) -> str:
     if plan.timing is None:
         lines.append("           of the slowest process alone: a frame has too many words to simulate")
     else:
-        lines.append(f"latency    {plan.timing.latency} cycles, {plan.timing.latency * plan.clock_ns / 1000:.1f} us")
+        of = f" of {plan.design.batch} frames" if plan.design.batch > 1 else ""
+        lines.append(f"latency    {plan.timing.latency} cycles, {plan.timing.latency * plan.clock_ns / 1000:.1f} us{of}")
+    if plan.design.batch > 1:
+        lines.append(
+            f"batch      {plan.design.batch} frames a call, for which fully connected layers read their weights once; a frame is the average"
+        )
     if plan.memory_bytes:
         one = _memory(plan)
         masters = f"{one['masters']} master{'s' * (one['masters'] > 1)}"

@@ -43,6 +43,7 @@ def fixed_schedule(graph: Graph, request: Request) -> Schedule:
         ports=ports,
         merged=request.merged,
         fifo_storage=dict(request.fifo_storage),
+        batch=request.batch,
     )
 
 

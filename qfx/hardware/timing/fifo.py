@@ -74,6 +74,9 @@ def plan(design: d.Design, known: Known | None = None) -> Plan:
         if spilled:
             what = f"a frame moves {words(design)} words, too many to simulate (at most {MAX_WORDS}), so that nothing says how much room it needs"
             raise ProjectError(what, where=f"[fifos] {spilled[0].input.name}", remedy="fold less (raise PE and SIMD), or leave it on the chip")
+        if design.batch > 1:
+            what = f"{design.batch} frames move {words(design)} words, too many to simulate (at most {MAX_WORDS})"
+            raise ProjectError(f"{what}, so that nothing says how deep FIFOs are", remedy="use a smaller --batch, or fold less (raise PE and SIMD)")
         return Plan(design, None)
     key = () if known is None else _movements(design)
     if known is not None and key in known:
@@ -91,18 +94,18 @@ def plan(design: d.Design, known: Known | None = None) -> Plan:
 def _movements(design: d.Design) -> tuple[Any, ...]:
     """All that depths and timing depend on: who reads and writes which FIFO in which turn."""
     return (
-        tuple((stream.name, stream.words) for stream in design.streams),
+        tuple((stream.name, design.words(stream)) for stream in design.streams),
         *(
             (
                 process.name,
-                process.busy,
+                design.busy(process),
                 process.front is not None,
                 *(tuple(stream.name for stream in streams) for streams in (process.sources, process.targets, process.marks)),
-                process.program.turns,
-                process.program.latency,
-                *(tuple(turns.tobytes() for turns in ports) for ports in (process.program.reads, process.program.writes)),
+                program.turns,
+                program.latency,
+                *(tuple(turns.tobytes() for turns in ports) for ports in (program.reads, program.writes)),
             )
-            for process in design.processes
+            for process, program in ((process, design.program(process)) for process in design.processes)
         ),
     )
 
@@ -127,9 +130,10 @@ class _Bounds:
             floor[here] = max(floor[here], ceil(floor[name] * share) + CHAIN_DEPTH)
             floor[name] = CHAIN_DEPTH
         floor |= {process.input.name: BUILT for process in design.processes if isinstance(process, d.Spill)}
+        floor |= dict.fromkeys(network.marks, design.batch - 1 + CHAIN_DEPTH)  # the first frame leaves when the last has come
         smooth = {name: max(floor[name], CHAIN_DEPTH + words) for name, words in demand.unevenness(network).items()}
         wait = (*(behind.get(name, (name,))[0] for name in demand.early_inputs(network)), *network.marks)
-        ample = {name: _AMPLE_FRAMES * network.streams[name].words for name in wait}
+        ample = {name: _AMPLE_FRAMES * design.words(network.streams[name]) for name in wait}
         smooth |= dict.fromkeys(behind, CHAIN_DEPTH)
         windows = {stream.name for process in design.processes if process.front for stream in process.sources}
         busy = demand.busy_fifos(network)

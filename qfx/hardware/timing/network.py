@@ -56,7 +56,7 @@ class Network:
         self.processes = design.processes
         self.streams = {stream.name: stream for stream in design.streams}
         self.writer, self.reader = ends(design)
-        self.programs = tuple(process.program if flushing else _pushed(process.program) for process in design.processes)
+        self.programs = tuple(program if flushing else _pushed(program) for program in map(design.program, design.processes))
         self.events = tuple(Events.of(program, process) for program, process in zip(self.programs, design.processes, strict=True))
         self.marks = frozenset(mark.name for process in design.processes for mark in process.marks)
         self.components = self._components()

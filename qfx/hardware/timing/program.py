@@ -70,6 +70,15 @@ class Program:
         return np.flatnonzero(active), [place[turns] for turns in self.reads], [place[turns] for turns in self.writes]
 
 
+def repeated(program: Program, times: int) -> Program:
+    """The program ``times`` times, one after the other."""
+    if times == 1:
+        return program
+    begins = np.arange(times, dtype=np.int64)[:, None] * (program.turns + program.pause)
+    reads, writes = (tuple(held((begins + turns).reshape(-1)) for turns in ports) for ports in (program.reads, program.writes))
+    return Program(times * (program.turns + program.pause) - program.pause, program.latency, reads, writes, program.pause)
+
+
 _STEPS = {"mul": MULTIPLY, "mul_digits": MULTIPLY, "lookup": EPILOGUE_STEP + MEMORY, "lookup_linear": EPILOGUE_STEP + MEMORY + MULTIPLY}
 """Of the steps of an epilogue that take longer than others."""
 

@@ -77,7 +77,8 @@ class ProcessTiming:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """``interval``: cycles from frame to frame, of the last two frames simulated; ``steady``: the two before them were as far apart.
+    """``interval``: cycles from frame to frame, of the last two frames simulated; ``steady``: the two before them were as far apart. Of a design with
+    a batch a frame is here all frames of a call.
 
     ``latency``: cycles from reading the first word of the first frame until its last word has left. ``peaks``: the most words that each FIFO held, in
     the order of the design's streams; 0 of those that were not asked for.
@@ -100,8 +101,8 @@ class Timing:
 
 
 def words(design: d.Design) -> int:
-    """Words a frame, over all FIFOs: what a simulation costs."""
-    return sum(stream.words for stream in design.streams)
+    """Words a call, over all FIFOs: what a simulation costs."""
+    return sum(map(design.words, design.streams))
 
 
 def simulate(
@@ -208,7 +209,7 @@ class Ready:
 
 def ready(design: d.Design) -> Ready:
     """That of ``design``, for who simulates it with several depths. Processes of one shape share what they are."""
-    programs = tuple(process.program for process in design.processes)  # which keep the arrays that are told apart by their places in memory
+    programs = tuple(map(design.program, design.processes))  # which keep the arrays that are told apart by their places in memory
     alike: dict[tuple[int, ...], _Plan] = {}
     plans = []
     for one in programs:
@@ -226,7 +227,7 @@ class _Simulation:
         self.design, self.frames = design, frames
         found = ready(design) if known is None else known
         self.programs, self.plans = found.programs, found.plans
-        self.depths = {stream.name: min(depths.get(stream.name, stream.depth), stream.words * frames) for stream in design.streams}
+        self.depths = {stream.name: min(depths.get(stream.name, stream.depth), design.words(stream) * frames) for stream in design.streams}
         self.starts: list[d.IntArray] = []
 
     def run(self, peaks_of: Collection[str] | None) -> Timing:

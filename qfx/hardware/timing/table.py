@@ -13,11 +13,13 @@ def headline(plan: Plan, clock_ns: float) -> str:
     """One line: interval, latency, frames per second at a clock period of ``clock_ns``, and the process that sets the pace."""
     timing = plan.timing
     if timing is None:
-        name, busy = max(((process.name, process.busy) for process in plan.design.processes), key=lambda row: row[1])
+        name, busy = max(((process.name, plan.design.busy(process)) for process in plan.design.processes), key=lambda row: row[1])
         rate = 1e9 / (busy * clock_ns)
         return f"a frame in at least {busy} cycles, at most {rate:.1f} frames/s at {clock_ns:g} ns; too long to simulate; slowest: {name}"
+    batch = plan.design.batch
+    every = "a frame" if batch == 1 else f"{batch} frames"
     return (
-        f"a frame every {timing.interval} cycles, {timing.frames_per_second(clock_ns):.1f} frames/s at {clock_ns:g} ns; "
+        f"{every} every {timing.interval} cycles, {batch * timing.frames_per_second(clock_ns):.1f} frames/s at {clock_ns:g} ns; "
         f"latency {timing.latency} cycles, {timing.latency * clock_ns / 1000:.1f} us; slowest: {timing.bottleneck.name}"
     )
 

@@ -117,7 +117,7 @@ def test_late_words_take_time_and_nothing_else() -> None:
 
 @st.composite
 def layers(draw: st.DrawFn) -> tuple[Graph, Schedule]:
-    """A convolution of any geometry, folded and tiled at random, and a linear layer behind it."""
+    """A convolution of any geometry, folded and tiled at random, and a linear layer behind it, which may serve several frames at once."""
     channels, outputs = draw(st.sampled_from([1, 2, 4, 6])), draw(st.sampled_from([1, 2, 3, 4, 8]))
     height, width = draw(st.integers(1, 9)), draw(st.integers(1, 7))
     kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
@@ -146,19 +146,19 @@ def layers(draw: st.DrawFn) -> tuple[Graph, Schedule]:
         "conv0": Folding(pe, divisor(per_group), arithmetic, weights="ddr", rows=divisor(shape[1])),
         "linear4": Folding(divisor(3), divisor(size), weights="ddr"),
     }
-    return graph, Schedule.of(foldings)
+    return graph, Schedule.of(foldings, batch=draw(st.integers(1, 3)))
 
 
 @settings(max_examples=25)
 @given(layers())
 def test_programs_are_whole(case: tuple[Graph, Schedule]) -> None:
-    graph, schedule = case
-    for process in lower(graph, schedule).processes:
-        found = process.program
-        assert found.turns == process.cycles, process.name
+    design = lower(*case)
+    for process in design.processes:
+        found = design.program(process)
+        assert found.turns == design.rounds(process) * (process.cycles + process.pause) - process.pause, process.name
         for streams, ports in ((process.sources, found.reads), (process.targets, found.writes)):
             for stream, turns in zip(streams, ports, strict=True):
-                assert turns.size == stream.words
+                assert turns.size == design.words(stream)
                 assert (np.diff(turns) > 0).all()
                 assert turns[0] >= 0
                 assert turns[-1] < found.turns

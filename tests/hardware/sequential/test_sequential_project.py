@@ -172,7 +172,10 @@ def test_the_style_that_fits_is_found_and_the_others_are_told(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("channels", "width", "lut", "bram36", "why"),
-    [(16, 4096, 26000, 20, r"weights on the chip: does not fit .* LUT of 26000"), (32, 1024, 50000, 25, r"weights on the chip: \d+\.\d frames")],
+    [
+        (16, 4096, 26000, 20, r"weights on the chip: does not fit .* LUT of 26000"),
+        (32, 1024, 50000, 25, r"weights on the chip: no design that makes more than \d+\.\d frames"),
+    ],
 )
 def test_rows_that_no_line_buffer_holds_get_the_engine(channels: int, width: int, lut: int, bram36: int, why: str, tmp_path: Path) -> None:
     """Where no folding of a process for each layer fits, and where one does that is slower."""

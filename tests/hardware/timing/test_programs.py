@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, few_of_each, from_ddr, side_by_side, spilled
+from hardware_models import DIRECTED, few_of_each, from_ddr, in_batches, side_by_side, spilled
 from hypothesis import given
 from hypothesis import strategies as st
 from random_schedules import random_schedule
@@ -26,7 +26,14 @@ def designs() -> list[d.Design]:
     rng = np.random.default_rng(0)
     graphs = [make() for make in (*DIRECTED, upsampling)]
     found = [lower(graph, schedule) for graph in graphs for schedule in (Schedule(), random_schedule(graph, rng))]
-    found += [lower(crossed(), Schedule.of({}, merged=True)), lower(*side_by_side()), lower(*from_ddr()), lower(*few_of_each()), lower(*spilled())]
+    found += [
+        lower(crossed(), Schedule.of({}, merged=True)),
+        lower(*side_by_side()),
+        lower(*from_ddr()),
+        lower(*in_batches()),
+        lower(*few_of_each()),
+        lower(*spilled()),
+    ]
     loops = [(design, process) for design in found for process in design.processes if isinstance(process, d.Loop)]
     return [*found, *(replace(design, processes=loop.step.parts, streams=loop.step.fifos) for design, loop in loops)]
 
@@ -40,12 +47,12 @@ def test_programs_are_whole() -> None:
     """Every word of every stream once, in turns that rise; as many turns as the closed form says."""
     for design in designs():
         for process in design.processes:
-            found = process.program
-            assert found.turns == process.cycles, process.name
+            found = design.program(process)
+            assert found.turns == design.rounds(process) * (process.cycles + process.pause) - process.pause, process.name
             assert found.latency == process.latency >= 1
             for streams, ports in ((d.inputs(process), found.reads), (d.outputs(process), found.writes)):
                 for stream, turns in zip(streams, ports, strict=True):
-                    assert turns.size == stream.words, (process.name, stream.name)
+                    assert turns.size == design.words(stream), (process.name, stream.name)
                     assert turns[0] >= 0
                     assert turns[-1] < found.turns
                     assert (np.diff(turns) > 0).all()

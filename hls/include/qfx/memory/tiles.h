@@ -56,8 +56,10 @@ struct tiles_frame {
 };
 
 // CHUNKS words of SIMD channels make a pixel that comes, OUTPUT_FOLD words of PE one that leaves, each of GROUPS its share of both; ROWS divides the rows of results. Multiplier, Sum, Total
-// and Acc are as in matvec.h.
-template <class Frame, int CHUNKS_, int OUTPUT_FOLD_, int PE_, int SIMD_, int ROWS_, int GROUPS_, class Acc_, class Multiplier_, class Sum_, class Total_>
+// and Acc are as in matvec.h. FRAMES: of a fully connected layer the pixels of the row may be so many frames that follow each other, each with one; a word of
+// weights then serves all of them.
+template <class Frame, int CHUNKS_, int OUTPUT_FOLD_, int PE_, int SIMD_, int ROWS_, int GROUPS_, class Acc_, class Multiplier_, class Sum_, class Total_,
+          int FRAMES_ = 1>
 struct tiles_shape : Frame {
   static const int CHUNKS = CHUNKS_;
   static const int OUTPUT_FOLD = OUTPUT_FOLD_;
@@ -76,6 +78,7 @@ struct tiles_shape : Frame {
   // Results wait until the tile is done, unless they come in the order in which they leave.
   static const bool DIRECT = OUTPUT_FOLD_ == 1 || PIXELS == 1;
   static const int RESULTS = DIRECT ? 1 : PIXELS * OUTPUT_FOLD_;
+  static const int FRAMES = FRAMES_;
   typedef Acc_ acc;
   typedef Multiplier_ multiplier;
   typedef Sum_ sum;
@@ -220,8 +223,8 @@ tiles_tile:
                 tiles_epilogue:
                   for (int pe = 0; pe < S::PE; pe++) {
 #pragma HLS UNROLL
-                    result[pe] =
-                        leave_beside<Epilogue>(typename S::acc(joined[pe]), other, pe, (tile * S::ROWS + y) * S::OW + x, output * S::PE + pe);
+                    const int at = S::FRAMES > 1 ? 0 : (tile * S::ROWS + y) * S::OW + x;  // of its frame
+                    result[pe] = leave_beside<Epilogue>(typename S::acc(joined[pe]), other, pe, at, output * S::PE + pe);
                   }
                   if (S::DIRECT) {
                     out.write(result);

@@ -68,7 +68,8 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
             raise ProjectError(
                 f'{field}={count} does not divide its {total} {what}, as weights="ddr" needs it', where=node.name, remedy=f"use one of {known}"
             )
-    tiling = d.Tiling(plane, channels * groups // simd, outputs // pe, rows, groups)
+    frames = build.schedule.batch if plane == linear_plane() else 1
+    tiling = d.Tiling(of_frames(frames) if frames > 1 else plane, channels * groups // simd, outputs // pe, rows, groups, frames)
     held = sums.rows.astype(np.min_scalar_type(-(1 << arithmetic.weight_type(sums.rows).width)))  # there may be a hundred million
     folded = held.reshape(outputs // pe, pe, -1, simd).transpose(0, 2, 3, 1).reshape(-1, simd * pe)
     weight = arithmetic.weight_type(folded)
@@ -81,8 +82,10 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
     stem = f"{node.name}_weights"
     stream = build.stream(stem, weight, numbers, folded.size * tiling.tiles)
     master = build.names.new(node.name, "memory")
-    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers), tiling.tiles, bits, master))
+    first, begun = len(build.processes), len(build.streams) - 1
+    build.add(d.FromMemory(build.names.new(stem, "reader"), stream, folded.reshape(-1, numbers), tiling.tiles, bits, master, frames))
     weights = build.rewidth(stem, stream, pe * simd)
+    brought = {process.name for process in build.processes[first:]} | {own.name for own in build.streams[begun:]}
     source = build.rewidth(node.inputs[0], unit.stream, gcd(unit.stream.parallel, channels))
     source = build.rewidth(node.inputs[0], source, simd)
     second, beside = build.take_beside(node, pe, outputs)
@@ -91,13 +94,20 @@ def add_tiles(build: Builder, unit: Unit, sums: Sums, plane: d.Plane, rows: int)
         epilogue = replace(epilogue, counted=sums.counted)
     chosen, turn = build.schedule.folding(node.name).arithmetic, arithmetic.turn_type(folded, source.type, simd)
     between = arithmetic.bounds(folded)
-    build.add(d.Tiles(build.names.new(node.name, "tiles"), source, weights, out, tiling, between, turn, sums.acc, epilogue, chosen, second))
+    made = d.Tiles(build.names.new(node.name, "tiles"), source, weights, out, tiling, between, turn, sums.acc, epilogue, chosen, second)
+    build.once |= {made.name, *brought} if frames > 1 else set()
+    build.add(made)
     build.give(name, Value(out, unit.frame))
 
 
 def linear_plane() -> d.Plane:
     """That of a linear layer: one tap on one pixel."""
     return (1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1)
+
+
+def of_frames(count: int) -> d.Plane:
+    """That of a linear layer for so many frames: a row of them, each a pixel."""
+    return (1, count, 1, count, 1, 1, 1, 1, 0, 0, 1, 1)
 
 
 def order(weight: d.IntArray) -> d.IntArray:

@@ -15,6 +15,7 @@ from qfx.hardware.board import Board
 from qfx.hardware.cost.estimate import capacity
 from qfx.hardware.design import design as d
 from qfx.hardware.design.lower import lower
+from qfx.hardware.design.memory.tiled import of_frames
 from qfx.hardware.design.schedule import Folding, Request, Schedule
 from qfx.hardware.design.storage import bram18
 from qfx.hardware.processes.memory.from_memory import master
@@ -33,8 +34,8 @@ _BLOCK_BITS = 18 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A layer whose weights could lie in memory: the block RAMs that ``bits`` of weights take on the chip, and those that its unit takes instead at
-    best."""
+    """A layer whose weights could lie in memory: the block RAMs that they take on the chip, those that its unit takes instead at best, and the bits
+    that a frame reads at least."""
 
     name: str
     on_chip: int
@@ -73,7 +74,9 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
     if not board.memory_gb_s:
         remedy = "give memory_gb_s in the board's file (docs/board.md), or leave the weights on the chip"
         raise ProjectError(f"weights are to lie in the board's memory, but {board.name} says nothing of one", where=graph.name, remedy=remedy)
-    base = lower(graph, Schedule.of(dict.fromkeys(possible, Folding(weights="ddr"))), shared=True)
+    base = lower(graph, Schedule.of(dict.fromkeys(possible, Folding(weights="ddr")), batch=request.batch), shared=True)
+    if request.batch > 1 and base.batch == 1:
+        raise no_batch(graph, request.batch)
     products = sum(macs(node.op, graph.infos[node.name]) for node in graph.nodes)
     pace = cycles if cycles is not None else _SLOWER * products // (2 * max(board.dsp, 1))
     most = board.memory_bytes_per_cycle(clock_ns) * pace
@@ -82,7 +85,8 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
     saving = [one for one in found if one.saved > 0]
     if request.memory == "ddr":
         names = frozenset(one.name for one in saving or found)
-        _check_bandwidth(graph, board, sum(one.bits for one in found if one.name in names), clock_ns=clock_ns, cycles=cycles)
+        more = more_frames(base)
+        _check_bandwidth(graph, board, sum(one.bits for one in found if one.name in names), more, clock_ns=clock_ns, cycles=cycles)
         return Choices(names, tiles, (names,))
     sets: list[frozenset[str]] = []
     for share in _ON_CHIP:
@@ -96,6 +100,12 @@ def choices(graph: Graph, board: Board, plain: d.Design, request: Request, *, cl
         if frozenset(names_) not in sets:
             sets.append(frozenset(names_))
     return Choices(frozenset(one.name for one in saving), tiles, tuple(sets))
+
+
+def no_batch(graph: Graph, batch: int) -> ProjectError:
+    """What to say of a batch that no layer of the graph takes."""
+    what = f"--batch {batch}: frames share the weights of fully connected layers that lie in the board's memory, and there is none"
+    return ProjectError(what, where=graph.name, remedy="leave --batch out; of convolutions a tile of pixels shares them")
 
 
 def eligible(graph: Graph, plain: d.Design) -> list[str]:
@@ -117,7 +127,8 @@ def _candidates(base: d.Design) -> list[Candidate]:
     for process, node in zip(base.processes, base.nodes, strict=True):
         if isinstance(process, d.Tiles):
             blocks = min(_blocks(process, rows) for rows in (1, process.tiling.plane[2]))
-            found.append(Candidate(node, ceil(sizes[node] / _BLOCK_BITS), blocks, sizes[node]))
+            bits = sizes[node]
+            found.append(Candidate(node, ceil(bits / _BLOCK_BITS), blocks, ceil(bits / process.tiling.frames)))
     return sorted(found, key=lambda one: (-one.saved, one.name))
 
 
@@ -133,12 +144,18 @@ def _sizes(base: d.Design) -> dict[str, int]:
     return {node: process.values.size * process.output.type.width for process, node in pairs if isinstance(process, d.FromMemory)}
 
 
-def _check_bandwidth(graph: Graph, board: Board, bits: int, *, clock_ns: float, cycles: int | None) -> None:
-    """Raises ProjectError if memory does not bring so many bits in ``cycles``."""
+def more_frames(design: d.Design) -> str:
+    """What to add to a remedy where weights in memory could serve more frames."""
+    more = any(isinstance(process, d.Tiles) and process.tiling.plane == of_frames(process.tiling.frames) for process in design.processes)
+    return f", or let {'more ' * (design.batch > 1)}frames share those of fully connected layers (--batch)" if more else ""
+
+
+def _check_bandwidth(graph: Graph, board: Board, bits: int, more: str, *, clock_ns: float, cycles: int | None) -> None:
+    """Raises ProjectError if memory does not bring so many bits in ``cycles``. ``more``: the end of the remedy."""
     least = ceil(bits / 8 / board.memory_bytes_per_cycle(clock_ns))
     if cycles is not None and least > cycles:
         most = 1e9 / (least * clock_ns)
         what = f"{bits / 8e6:.3g} MB of weights a frame take the memory of {board.name} {least} cycles, but {cycles} are asked for"
         raise ProjectError(
-            what, where=graph.name, remedy=f"ask for at most {most:.4g} frames per second, or keep weights on the chip (--weights auto)"
+            what, where=graph.name, remedy=f"ask for at most {most:.4g} frames per second, or keep weights on the chip (--weights auto){more}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,8 +85,8 @@ def _shaped(unit: Tiles, pe: int, simd: int, rows: Sequence[int], names: Sequenc
         between = (pieces.rewidth(made.weights, numbers, pe * simd), pieces.queue(made.weights, numbers))
         buffers = (pieces.memory(one, on) for one in (made.kept, made.sums, made.results, made.others))
         costs.append(products + np.array(counts(r.total([lanes, made.nest(), *reader, *between, *buffers])), dtype=np.int64))
-        busy += [max(made.cycles + made.paused(one.latency), reads) for one in multiplied]
-        memory += [words * tiling.tiles * bits // 8] * len(names)
+        busy += [ceil(max(made.cycles + made.paused(one.latency), reads) / tiling.frames) for one in multiplied]
+        memory += [ceil(words * tiling.tiles * bits // 8 / tiling.frames)] * len(names)
         foldings += [Folding(pe, simd, name, weights="ddr", rows=count) for name in names]
     taken = np.concatenate(costs)
     takes, gives = (np.full(len(foldings), end, dtype=np.int64) for end in (simd, pe))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import ClassVar
 from zlib import crc32
 
@@ -30,7 +31,8 @@ LATENCY_CYCLES = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FromMemory(Passing, Between):
-    """``values``: (words of memory, numbers of each) raws of the stream's type; they are read ``repeats`` times a frame, in words of ``bits`` bits.
+    """``values``: (words of memory, numbers of each) raws of the stream's type; they are read ``repeats`` times a frame, or once for ``frames`` of
+    them, in words of ``bits`` bits.
 
     ``port`` is the name of the top function's pointer, and of its AXI master. Memory gives a word a cycle where nobody else asks; what all masters of
     a design get together is the board's matter (``Board.memory_bytes_per_cycle``).
@@ -45,6 +47,7 @@ class FromMemory(Passing, Between):
     repeats: int
     bits: int
     port: str
+    frames: int = 1
 
     @property
     def sources(self) -> tuple[Stream, ...]:
@@ -65,8 +68,8 @@ class FromMemory(Passing, Between):
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes that it reads in a frame."""
-        return self.beats * self.repeats * self.bits // 8
+        """Bytes that it reads in a frame, on the average of those that it reads for together."""
+        return ceil(self.beats * self.repeats * self.bits // 8 / self.frames)
 
     @property
     def contents(self) -> bytes:

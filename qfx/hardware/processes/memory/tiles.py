@@ -34,13 +34,15 @@ Plane = tuple[int, ...]
 @dataclass(frozen=True, slots=True)
 class Tiling:
     """The loops of qfx::tiles: ``chunks`` words make a pixel that comes, ``fold`` words one that leaves, and a tile has ``rows`` rows of results. Of
-    both words each of ``groups`` has its share."""
+    both words each of ``groups`` has its share. Of a fully connected layer the pixels of the plane may be ``frames`` that follow each other, each
+    with one."""
 
     plane: Plane
     chunks: int
     fold: int
     rows: int
     groups: int = 1
+    frames: int = 1
 
     @property
     def tiles(self) -> int:
@@ -140,7 +142,7 @@ class Tiles(WithEpilogue):
 
     @property
     def cycles(self) -> int:
-        held_ = 0 if self.beside is None or self.tiling.direct else self.output.words
+        held_ = 0 if self.beside is None or self.tiling.direct else self.output.words * self.tiling.frames
         return self.tiling.cycles + held_
 
     @property
@@ -260,11 +262,12 @@ class Tiles(WithEpilogue):
         tiling, x = self.tiling, self.input.type
         frame = f"qfx::tiles_frame<{', '.join(map(str, tiling.plane))}>"
         numbers = (tiling.chunks, tiling.fold, self.pe, self.simd, tiling.rows, tiling.groups)
+        frames = (tiling.frames,) if tiling.frames > 1 else ()
         product = multiplier(self.arithmetic, np.array([[self.bounds.lo, self.bounds.hi]]), x, self.simd)
         acc = accumulator(self.epilogue)
         turn = raw(self._turn) if self._turn.width < self.acc.width else acc
         types = (acc, product, turn, accumulator(self.epilogue, self._total.width - self.acc.width))
-        shape = f"qfx::tiles_shape<{', '.join(map(str, (frame, *numbers, *types)))} >"
+        shape = f"qfx::tiles_shape<{', '.join(map(str, (frame, *numbers, *types, *frames)))} >"
         beside = {} if self.beside is None else {"beside": self.beside}
         streams = {"in": self.input, "weights": self.weights, **beside, "out": self.output}
         arguments = ", ".join((*streams, "kept", "sums", "results", *["others"] * len(beside)))
@@ -291,7 +294,7 @@ class Tiles(WithEpilogue):
     def folded(self, pe: int, simd: int, rows: int, arithmetic: str) -> Tiles:
         """It with another folding; ``turn`` is then no narrower than it needs to be."""
         own = self.tiling
-        tiling = Tiling(own.plane, own.chunks * self.simd // simd, own.fold * self.pe // pe, rows, own.groups)
+        tiling = Tiling(own.plane, own.chunks * self.simd // simd, own.fold * self.pe // pe, rows, own.groups, own.frames)
         turn = (self.bounds * Interval.of(self.input.type.with_frac_bits(0))).times(simd).type()
         streams = (self.input.with_parallel(simd), self.weights.with_parallel(pe * simd), self.output.with_parallel(pe))
         beside = None if self.beside is None else self.beside.with_parallel(pe)

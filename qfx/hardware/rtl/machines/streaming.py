@@ -86,6 +86,8 @@ def hardware(design: d.Design, top: str, model: str, *, frames: int, clock: Cloc
     if spilled:
         remedy = 'leave out storage = "ddr" of that FIFO, or take a larger board'
         raise ProjectError("Verilog has no masters that write memory, as a FIFO in memory needs", where=spilled[0], remedy=remedy)
+    if design.batch > 1:
+        raise ProjectError("Verilog takes the frames of a call one by one", where=f"--batch {design.batch}", remedy="leave it out")
     pauses = {process.name: getattr(process.program, "pause", RESTART) for process in design.processes}
     modules: dict[str, str] = {}
     machines: dict[str, Machine] = {}
