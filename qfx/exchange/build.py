@@ -220,6 +220,8 @@ class GivenBuilder(Builder):
         grids = {cast.grid for cast in found.values()}
         if self.input_type is not None:
             return Grid.of_type(self.input_type)
+        if not others and not grids:
+            raise UnsupportedError("is read by nothing", where=label, remedy="leave it out of the model")
         if others or len(grids) != 1:
             what = (
                 f"is read by {self.traced.place(others[0])} before it is quantized"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from integers.onnx_files import float_model, kernels, quantized
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, helper, load, numpy_helper, save
 
 from qfx import operators as ops
 from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
@@ -132,6 +132,17 @@ def test_a_kernel_without_a_line_is_refused_unless_the_nearest_will_do(tmp_path:
     read = read_onnx_integers(path, nearest=True)
     assert read.metadata["quantized.differing"].startswith("QLinearConv c: ")
     assert differing(read, path, (64, 3, 3)) <= 2
+
+
+@pytest.mark.parametrize("scale", [float("nan"), 0.0, -1.0])
+def test_scales_of_weights_that_are_no_positive_numbers_are_refused(tmp_path: Path, scale: float) -> None:
+    path, _ = quantized(tmp_path, 0, qdq=False, per_channel=True)
+    model = load(path)
+    held = next(one for one in model.graph.initializer if one.name == "w1_scale")
+    held.CopyFrom(numpy_helper.from_array(np.full(numpy_helper.to_array(held).shape, scale, np.float32), "w1_scale"))
+    save(model, path)
+    with pytest.raises(UnsupportedError, match="w1_scale are not positive numbers"):
+        read_onnx_integers(path)
 
 
 def test_float_files_and_others(tmp_path: Path) -> None:
