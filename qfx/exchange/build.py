@@ -47,8 +47,8 @@ NO_QUANTIZER = (
 )
 OF_BIAS = "quantize the bias to the grid of the products, or take it as exact arithmetic has it: strict=False"
 ONLY_NEAR = (
-    "merge a BatchNorm into the layer before it and train on (brevitas.nn.utils.merge_bn), cast to fewer bits behind it, or take what is near: "
-    "strict=False"
+    "merge a BatchNorm into the layer before it and train on (brevitas.nn.utils.merge_bn), give a slope or factor that few bits hold (0.125), "
+    "cast to fewer bits behind it, or take what is near: strict=False"
 )
 BEHIND_THE_LAST = (
     "give it a quantizer in the source, or leave out what it computes in float at the end: nn.Identity() in its place, of a file output=... (--end)"
@@ -220,6 +220,8 @@ class GivenBuilder(Builder):
         grids = {cast.grid for cast in found.values()}
         if self.input_type is not None:
             return Grid.of_type(self.input_type)
+        if not others and not grids:
+            raise UnsupportedError("is read by nothing", where=label, remedy="leave it out of the model")
         if others or len(grids) != 1:
             what = (
                 f"is read by {self.traced.place(others[0])} before it is quantized"

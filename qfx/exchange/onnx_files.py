@@ -246,7 +246,7 @@ def _runtime(model: onnx.ModelProto, feeds: Mapping[str, Tensor], batch: int | N
     import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what is wrong is told by the error that is raised
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     names = [value.name for value in model.graph.output]
     count = len(next(iter(feeds.values())))

@@ -25,6 +25,8 @@ from qfx.exchange.thresholds import Thresholds, channels_second, exactly, of_int
 from qfx.nn.layers.given import FakeQuant, SignOf
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+_LINEAR_DOMAINS = ("", "ai.onnx", "com.microsoft")
+"""Where QuantizeLinear and DequantizeLinear come from."""
 """Of QONNX' operators, by age."""
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -100,7 +102,8 @@ class QuantReader(_Reader):
         stored = [name for name in proto.input if name in self.stored]
         if proto.domain in QONNX_DOMAINS or proto.op_type in _QUANTIZING:
             handler = _QUANTIZING.get(proto.op_type)
-            if handler is None or (proto.domain in QONNX_DOMAINS) != (proto.op_type not in ("QuantizeLinear", "DequantizeLinear")):
+            homes = _LINEAR_DOMAINS if proto.op_type in ("QuantizeLinear", "DequantizeLinear") else QONNX_DOMAINS
+            if handler is None or proto.domain not in homes:
                 remedy = f"use {', '.join(_QUANTIZING)}; FINN's hardware operators come after the file that is meant"
                 raise UnsupportedError(f"the operator {proto.domain}.{proto.op_type} is none that is read here", where=where, remedy=remedy)
             handler(self, proto, where)

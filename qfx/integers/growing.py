@@ -36,7 +36,8 @@ class Function:
 
     Where one rounding does not give it, a second one may, of so many fractional bits as one of ``fractions`` says: to the nearest integer, ties away
     from zero or, with ``even``, to the even one. ``points``: the only sums that can come, rising; None: all. ``near``: a function that is as good,
-    and has a line, for users who accept it. ``known``: the kernel is this line itself, of sums in 64 bits.
+    and has a line, for users who accept it. ``known``: the kernel is this line itself, of sums in 64 bits. ``reach``: up to which size of a sum the
+    kernel's own integers hold it, scaled; None: all.
     """
 
     call: Callable[[Ints], Ints]
@@ -45,6 +46,7 @@ class Function:
     points: Ints | None = None
     near: Function | None = None
     known: Line | None = None
+    reach: int | None = None
 
     def drawn(self, range_: Range, ends: Range) -> tuple[Line, int] | None:
         """The line over the sums in ``range_``, clamped to ``ends``, and how many fractional bits its results have; None if there is none."""
@@ -106,7 +108,7 @@ class Growing:
 
         ``ranges``: between which the sums of each function lie, where more is known than the node tells. The node that holds it.
 
-        Raises ExactnessError where a sum can leave int32 (the 48 bits that kernels with sums in 64 bits allow for).
+        Raises ExactnessError where a sum can leave int32 (the 48 bits that kernels with sums in 64 bits allow for), scaled or not.
         """
         hull = self.infos[sums].interval.hull
         ranges = [(hull.lo, hull.hi)] * len(functions) if ranges is None else ranges
@@ -114,6 +116,9 @@ class Growing:
         if hull.frac_bits or min(low for low, _ in ranges) < lowest or max(high for _, high in ranges) > highest:
             remedy = "the other tool would wrap them; use fewer inputs or smaller weights"
             raise ExactnessError(f"its sums can leave int{highest.bit_length() + 1}", where=result.where, remedy=remedy)
+        if any(one.reach is not None and max(-low, high) > one.reach for one, (low, high) in zip(functions, ranges, strict=True)):
+            remedy = "the other tool would wrap them; give its result a coarser scale, or biases within reach"
+            raise ExactnessError("its scaled sums can leave int32", where=result.where, remedy=remedy)
         drawn = [self._drawn(one, range_, result) for one, range_ in zip(functions, ranges, strict=True)]
         found = [one for one in drawn if one is not None]
         if len(found) < len(drawn):

@@ -280,6 +280,7 @@ def bad(
 
 
 NODE = helper.make_node
+U8 = {"u": np.uint8(0)}
 STORED = NODE("QuantizeLinear", ["x", "step", "u"], ["q"])
 TRUNCATED = NODE("Trunc", ["q", "step", "zero", "eight", "one", "bits"], ["y"], domain=GENERAL)
 LIE = helper.make_tensor_value_info("c", TensorProto.FLOAT, ("N", 9))
@@ -296,6 +297,7 @@ REFUSED = [
     bad("has scales of shape", [quant("x", "y", "step")], {"step": np.ones((2, 4), np.float32)}),
     bad("of the unknown domain 'my.ops'", [quant("x", "q", "step"), NODE("Odd", ["q"], ["y"], domain="my.ops")]),
     bad("Im2Col is none that is read", [quant("x", "q", "step"), NODE("Im2Col", ["q"], ["y"], domain=GENERAL)]),
+    bad("QuantizeLinear is none that is read", [NODE("QuantizeLinear", ["x", "step", "u"], ["q"], domain="finn.custom_op.general")], U8),
     bad("works on integers between", [STORED, NODE("Relu", ["q"], ["y"])], {"u": np.uint8(0)}),
     bad("another scale or zero point", [STORED, NODE("DequantizeLinear", ["q", "fine", "u"], ["y"])], {"u": np.uint8(0)}),
     bad("clips integers to", qdq("x", "y", "step", "i", clip=("a", "b")), {"i": np.int8(0), "a": np.int8(-3), "b": np.int8(5)}),
@@ -317,6 +319,23 @@ def test_what_is_no_fixed_point_is_refused(
     with pytest.raises(kind, match=match) as caught:
         qfx.from_onnx(saved(tmp_path, nodes, constants, **settings))
     assert caught.value.remedy
+
+
+def test_an_input_that_nothing_reads_is_told(tmp_path: Path) -> None:
+    path = saved(tmp_path, [quant("x", "y", "step")], COMMON)
+    model = onnx.load(path)
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ("N", 3)))
+    onnx.save(model, path)
+    with pytest.raises(qfx.UnsupportedError, match=r"more: is read by nothing"):
+        qfx.from_onnx(path)
+
+
+def test_a_runtime_that_refuses_a_file_says_so_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    nodes, constants = qdq_network()
+    path = saved(tmp_path, nodes, {**constants, "middle": np.full((2, 3), 128, np.uint8)}, (2, 8, 8))
+    with pytest.raises(qfx.ModelFileError, match="does not run under ONNX Runtime"):
+        qfx.from_onnx(path)
+    assert capfd.readouterr().err == ""
 
 
 def test_files_that_are_broken_are_refused(tmp_path: Path) -> None:

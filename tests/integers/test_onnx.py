@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from integers.onnx_files import float_model, kernels, quantized
-from onnx import TensorProto, helper, numpy_helper, save
+from integers.onnx_files import Feeding, float_model, kernels, quantized
+from onnx import TensorProto, helper, load, numpy_helper, save
+from onnxruntime.quantization import QuantFormat, quantize_static
 
 from qfx import operators as ops
 from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
@@ -132,6 +133,71 @@ def test_a_kernel_without_a_line_is_refused_unless_the_nearest_will_do(tmp_path:
     read = read_onnx_integers(path, nearest=True)
     assert read.metadata["quantized.differing"].startswith("QLinearConv c: ")
     assert differing(read, path, (64, 3, 3)) <= 2
+
+
+def moving(folder: Path, size: tuple[int, int], attributes: dict[str, str], last: str = "Relu") -> Path:
+    """Two parts of a convolution's channels, one of them resized and convolved again, the other behind ``last``; quantized."""
+    rng, node = np.random.default_rng(0), helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Split", ["c", "parts"], ["a", "b"], axis=1),
+        node("Resize", ["b", "", "", "sizes"], ["r"], **{"mode": "nearest", **attributes}),
+        node("Conv", ["r", "v"], ["y"]),
+        node(last, ["a"], ["z"]),
+    ]
+    held = {"w": rng.normal(size=(5, 2, 3, 3)), "v": rng.normal(size=(2, 3, 3, 3))}
+    initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in held.items()]
+    whole = {"parts": [2, 3], "sizes": [1, 3, *size]}
+    initializers += [numpy_helper.from_array(np.array(value, np.int64), name) for name, value in whole.items()]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 6, 7])
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "yz"]
+    graph = helper.make_graph(nodes, "net", [x], results, initializers)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "float.onnx")
+    feeding = Feeding(rng.normal(size=(8, 2, 6, 7)).astype(np.float32))
+    quantize_static(folder / "float.onnx", folder / "int8.onnx", feeding, quant_format=QuantFormat.QDQ)
+    return folder / "int8.onnx"
+
+
+@pytest.mark.parametrize(
+    ("size", "attributes"),
+    [
+        ((8, 10), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+        ((7, 13), {"coordinate_transformation_mode": "half_pixel"}),
+        ((3, 9), {"coordinate_transformation_mode": "align_corners", "nearest_mode": "ceil"}),
+        ((4, 5), {}),
+    ],
+)
+def test_parts_and_nearest_pixels(tmp_path: Path, size: tuple[int, int], attributes: dict[str, str]) -> None:
+    path = moving(tmp_path, size, attributes)
+    graph = read_onnx_integers(path, nearest=True)
+    assert differing(graph, path, (2, 6, 7)) == 0
+    whole = all(new % old == 0 for new, old in zip(size, (4, 5), strict=True))
+    assert any(isinstance(node.op, ops.Upsample) for node in graph.nodes) == (whole and size != (4, 5))
+    places = [place for place, node in enumerate(graph.nodes) if isinstance(node.op, ops.Take)]
+    for place in places:
+        node = graph.nodes[place]
+        wrong = replace(node.op, indices=(node.op.indices[0] ^ 1, *node.op.indices[1:]))
+        nodes = (*graph.nodes[:place], replace(node, op=wrong), *graph.nodes[place + 1 :])
+        assert differing(Graph(graph.name, nodes, graph.outputs), path, (2, 6, 7)) > 0
+
+
+def test_what_adds_floats_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"(?s)ReduceMean.*adds floats.*GlobalAveragePool"):
+        read_onnx_integers(moving(tmp_path, (8, 10), {}, last="ReduceMean"))
+    path = moving(tmp_path, (8, 10), {"mode": "linear"})
+    with pytest.raises(UnsupportedError, match=r"(?s)Resize.*floats of several numbers.*nearest pixel"):
+        read_onnx_integers(path)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), 0.0, -1.0])
+def test_scales_of_weights_that_are_no_positive_numbers_are_refused(tmp_path: Path, scale: float) -> None:
+    path, _ = quantized(tmp_path, 0, qdq=False, per_channel=True)
+    model = load(path)
+    held = next(one for one in model.graph.initializer if one.name == "w1_scale")
+    held.CopyFrom(numpy_helper.from_array(np.full(numpy_helper.to_array(held).shape, scale, np.float32), "w1_scale"))
+    save(model, path)
+    with pytest.raises(UnsupportedError, match="w1_scale are not positive numbers"):
+        read_onnx_integers(path)
 
 
 def test_float_files_and_others(tmp_path: Path) -> None:

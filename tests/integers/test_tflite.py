@@ -304,7 +304,14 @@ def test_a_function_from_int8_to_int16_is_not_said_to_be_without_a_kernel(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "words"), [((0, 1), (), "does not fit its tensors"), ((0,), (2,), "does not fit"), ((0, -1), (2,), "leaves out a tensor")]
+    ("inputs", "outputs", "words"),
+    [
+        ((0, 1), (), "does not fit its tensors"),
+        ((0,), (2,), "does not fit"),
+        ((0, -1), (2,), "leaves out a tensor"),
+        ((0, 1, -1, 1), (2,), "4 inputs"),
+        ((0, 1), (2, 2), "2 outputs"),
+    ],
 )
 def test_operators_with_other_tensors_than_their_kind_has(tmp_path: Path, inputs: tuple[int, ...], outputs: tuple[int, ...], words: str) -> None:
     file = Writing()
@@ -325,6 +332,7 @@ def test_operators_with_other_tensors_than_their_kind_has(tmp_path: Path, inputs
         ({"scale": [0.1, 0.2, 0.3, 0.4, 0.5]}, "has 5 scales"),
         ({"scale": 0.0}, "not positive"),
         ({"shape": (2, 5)}, "batch"),
+        ({"shape": (1, 2**30)}, "no device holds it"),
     ],
 )
 def test_tensors_that_int8_models_do_not_have(tmp_path: Path, change: dict[str, object], words: str) -> None:

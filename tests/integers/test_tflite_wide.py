@@ -15,7 +15,7 @@ from integers.test_tflite import differing, read
 from integers.tflite_files import Int8s, Writing
 
 from qfx import operators as ops
-from qfx.errors import ExactnessError, UnsupportedError
+from qfx.errors import ExactnessError, ModelFileError, UnsupportedError
 from qfx.export.onnx_file import save
 from qfx.hardware.project import csim
 from qfx.hardware.project.project import write_project
@@ -263,4 +263,44 @@ def test_what_is_not_read_is_named(tmp_path: Path, kind: str) -> None:
     file.op(kind, [x], [z], **({"table": "SoftmaxOptions", "beta": 1.0} if kind == "SOFTMAX" else {}))
     file.op("RELU", [z], [y])
     with pytest.raises(UnsupportedError, match=kind):
+        read(tmp_path, file.content([x], [y]))
+
+
+@pytest.mark.parametrize(("beyond", "more"), [(False, 0), (True, 1)])
+def test_sums_are_taken_as_far_as_the_kernel_holds_them_scaled(tmp_path: Path, beyond: bool, more: int) -> None:
+    """15 bits of multiplier, 15 of shift: sums of up to 2**31 / factor. What LiteRT makes of longer ones has another sign."""
+    scales = [float(np.float32(scale)) for scale in (3e-4, 0.02, 0.0021)]
+    multiplier = round(scales[0] * scales[1] / scales[2] * 2**23)
+    assert 1 << 14 <= multiplier < 1 << 15
+    file = Writing()
+    x, y = file.tensor("x", (1, 2, 2, 1), scales[0], **WIDE), file.tensor("y", (1, 2, 2, 1), scales[2], **WIDE)
+    weight = file.tensor("w", (1, 1, 1, 1), scales[1:2], data=np.ones((1, 1, 1, 1), np.int8))
+    bias = ((2**31 - 1) << 23) // multiplier - 32767 + more
+    shared = file.tensor("b", (1,), scales[0] * scales[1], data=np.array([bias], np.int64), dtype="INT64")
+    ones = {"strideW": 1, "strideH": 1, "dilationWFactor": 1, "dilationHFactor": 1}
+    file.op("CONV_2D", [x, weight, shared], [y], "Conv2DOptions", 4, **ones)
+    content = file.content([x], [y])
+    if beyond:
+        with pytest.raises(ExactnessError, match="scaled sums can leave int32"):
+            read(tmp_path, content)
+    else:
+        assert differing(read(tmp_path, content), content, numbers(np.random.default_rng(0), (2, 2, 1))) == 0
+
+
+def test_a_bias_that_no_kernel_holds_is_refused(tmp_path: Path) -> None:
+    file = Writing()
+    x, y = file.tensor("x", (1, 2), 0.1, **WIDE), file.tensor("y", (1, 1), 0.1, **WIDE)
+    weight = file.tensor("w", (1, 2), 0.1, data=np.ones((1, 2), np.int8))
+    bias = file.tensor("b", (1,), 0.01, data=np.array([2**63 - 1], np.int64), dtype="INT64")
+    file.op("FULLY_CONNECTED", [x, weight, bias], [y], "FullyConnectedOptions", 4)
+    with pytest.raises(ExactnessError, match="bias leaves int48"):
+        read(tmp_path, file.content([x], [y]))
+
+
+@pytest.mark.parametrize("dtype", ["INT8", "INT16"])
+def test_a_slope_that_leaves_int32_is_refused(tmp_path: Path, dtype: str) -> None:
+    file = Writing()
+    x, y = file.tensor("x", (1, 5), 0.1, dtype=dtype), file.tensor("y", (1, 5), 0.1, dtype=dtype)
+    file.op("LEAKY_RELU", [x], [y], "LeakyReluOptions", alpha=1e30)
+    with pytest.raises(ModelFileError, match="scaled by 1e\\+30"):
         read(tmp_path, file.content([x], [y]))

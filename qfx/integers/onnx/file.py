@@ -24,8 +24,8 @@ PRODUCTS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "
 INT8_OPTION = "session.qdqisint8allowed"
 """With it ONNX Runtime makes integer kernels of signed activations too, as it does by itself on Arm (onnxruntime_session_options_config_keys.h)."""
 
-_QUIET = 3
-"""Errors alone."""
+_QUIET = 4
+"""What is wrong is told by the error that is raised."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -141,3 +142,51 @@ def _dtype(view: View) -> type[np.generic]:
     if view.floats is not None:
         return np.float32
     return np.int8 if view.signed else np.uint8
+
+
+def split(network: Network, node: Fused) -> None:
+    """Parts along an axis, of one size or of the sizes given."""
+    view = network.view(node.inputs[0], node)
+    shape = network.infos[view.node].shape
+    axis = int(node.attributes.get("axis", 0)) % (len(shape) + 1) - 1
+    if axis < 0:
+        raise UnsupportedError("takes a part of the batch", where=network.where(node), remedy="keep the whole batch")
+    given = network.constant(node.inputs[1], node).tolist() if len(node.inputs) > 1 and node.inputs[1] else None
+    even = -(-shape[axis] // len(node.outputs))
+    start = 0
+    for place, output in enumerate(node.outputs):
+        stop = min(start + even, shape[axis]) if given is None else start + int(given[place])
+        ends = [(start, stop, 1) if other == axis else (0, size, 1) for other, size in enumerate(shape)]
+        taken = ops.Slice(*(tuple(each) for each in zip(*ends, strict=True)))
+        network.views[output] = replace(view, node=network.emit(network.name(output), taken, view.node))
+        start = stop
+
+
+def resize(network: Network, node: Fused) -> None:
+    """To the nearest pixel, along each axis as the kernel is measured to choose it."""
+    view = network.view(node.inputs[0], node)
+    shape, name, held = network.infos[view.node].shape, network.name(node.outputs[0]), view.node
+    mode = node.attributes.get("mode", b"nearest").decode()
+    if mode != "nearest" or node.attributes.get("coordinate_transformation_mode", b"").decode() == "tf_crop_and_resize":
+        what = "computes floats of several numbers, or crops"
+        raise UnsupportedError(what, where=network.where(node), remedy="resize to the nearest pixel, or by a transposed convolution")
+    taken = [_places(network, node, shape, axis) for axis in range(len(shape))]
+    factors = tuple(len(each) // size for each, size in zip(taken, shape, strict=True))
+    whole = all(each == [at // factor for at in range(size * factor)] for each, size, factor in zip(taken, shape, factors, strict=True) if factor)
+    if min(factors) >= 1 and factors[0] == 1 and whole and len(shape) == 3:
+        network.moved(node, network.emit(name, ops.Upsample(factors[1:]), held) if max(factors) > 1 else held, view)
+        return
+    for axis, each in enumerate(taken):
+        if each != list(range(shape[axis])):
+            held = network.emit(f"{name}.axis{axis}", ops.Take(axis, tuple(each)), held)
+    network.moved(node, held, view)
+
+
+def _places(network: Network, node: Fused, shape: tuple[int, ...], axis: int) -> list[int]:
+    """Which place along an axis each place of the result is taken from: what the kernel makes of the places' numbers."""
+    ramp = np.arange(shape[axis], dtype=np.float32).reshape(1, *(shape[axis] if other == axis else 1 for other in range(len(shape))))
+    made = network.model.measured(node, {node.inputs[0]: np.broadcast_to(ramp, (1, *shape)).copy()})
+    if made.shape[0] != 1 or made.ndim != len(shape) + 1:
+        raise UnsupportedError(f"gives the shape {made.shape}", where=network.where(node), remedy="keep the batch in front")
+    line = np.moveaxis(made, axis + 1, 0).reshape(made.shape[axis + 1], -1)[:, 0]
+    return [int(place) for place in line]

@@ -72,6 +72,10 @@ def _weights(network: Network, node: Fused, w: str, w_scale: str, w_zero: str, a
     if scales.size not in (1, weight.shape[axis]) or zeros.size not in (1, weight.shape[axis]) or weight.ndim < 2:
         what = f"{scales.size} scales and {zeros.size} zero points for weights of shape {weight.shape}"
         raise UnsupportedError(what, where=network.where(node), remedy="give one, or one for each output")
+    if not (np.isfinite(scales) & (scales > 0)).all():
+        raise UnsupportedError(
+            f"its weights' scales {w_scale} are not positive numbers", where=network.where(node), remedy="quantize the model again"
+        )
     place = [1] * weight.ndim
     place[axis] = zeros.size
     return weight.astype(np.int64) - zeros.astype(np.int64).reshape(place), scales.astype(np.float32).reshape(-1)

@@ -39,6 +39,8 @@ _KINDS: Mapping[str, Callable[[Network, Fused], None]] = MappingProxyType({
     "Unsqueeze": moving.reshape,
     "Transpose": moving.transpose,
     "Slice": moving.slice_,
+    "Split": moving.split,
+    "Resize": moving.resize,
     "Identity": moving.identity,
     "Dropout": moving.identity,
     **dict.fromkeys(_FLOATS, pointwise.on_floats),
@@ -46,6 +48,16 @@ _KINDS: Mapping[str, Callable[[Network, Fused], None]] = MappingProxyType({
 
 _LAST = ("Softmax", "LogSoftmax", "QLinearSoftmax")
 """What is left out where only it, or what makes floats of it, stands before an output."""
+
+
+_ADDED = "ONNX Runtime adds floats there, each addition rounded, which no integers reproduce for every input"
+_AVERAGED = "average over whole images: GlobalAveragePool (nn.AdaptiveAvgPool2d(1)), whose kernel adds integers; or convolve by equal weights"
+_SOFTMAX = "end the model at a softmax, which is left out there, or in front of it; or take the float model with its softmax by table: qfx.quantize"
+_IN_FLOATS: Mapping[str, str] = MappingProxyType({
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "AveragePool", "QLinearAveragePool", "QLinearReduceMean"), _AVERAGED),
+    **dict.fromkeys(_LAST, _SOFTMAX),
+})  # fmt: skip
+"""Of operators that are asked for: what to do."""
 
 
 def read_onnx_integers(path: str | os.PathLike[str], *, nearest: bool = False) -> Graph:
@@ -92,6 +104,8 @@ def _blocker(network: Network, node: Fused) -> UnsupportedError:
     if node.kind in PRODUCTS:
         remedy = "quantize its operands and its result"
         return UnsupportedError("ONNX Runtime computes it in floats", where=network.where(node), remedy=remedy)
+    if node.kind in _IN_FLOATS:
+        return UnsupportedError(_ADDED, where=network.where(node), remedy=_IN_FLOATS[node.kind])
     return UnsupportedError(f"{node.kind} has no integer form", where=network.where(node), remedy=f"qfx reads {', '.join(sorted(_KINDS))}")
 
 

@@ -53,6 +53,9 @@ _FIELDS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType({
 _BROKEN = (struct.error, IndexError, ValueError, TypeError, KeyError, OverflowError, UnicodeDecodeError)
 """What the schema's reader raises where a file points out of itself."""
 
+_MOST = 1 << 28
+"""The most numbers of a tensor."""
+
 _AGAIN = "convert the model again; the file is damaged or cut off"
 
 
@@ -143,6 +146,8 @@ class _Reader:
         shape = tuple(int(tensor.Shape(axis)) for axis in self._counted(tensor.ShapeLength()))
         if any(size < 0 for size in shape):
             raise UnsupportedError(f"the shape is {shape}", where=where, remedy="give the model fixed shapes before converting it")
+        if math.prod(shape) > _MOST:
+            raise UnsupportedError(f"the shape is {shape}", where=where, remedy="no device holds it; convert the model again if it is another")
         if tensor.Sparsity() is not None:
             raise UnsupportedError("is stored as a sparse tensor", where=where, remedy="convert the model without sparsity")
         dtypes = {code: name for name, code in vars(self._schema.TensorType).items() if isinstance(code, int)}

@@ -154,4 +154,6 @@ def _bias(network: Network, op: Op, index: int, outputs: int, x: int) -> Ints:
         what = f"its bias is {bias.dtype} of shape {bias.shape}"
         also = ", or INT32 where quantized_bias_type says so" if kind == "INT64" else ""
         raise UnsupportedError(what, where=network.where(op), remedy=f"give {kind} of shape ({outputs},){also}")
+    if (np.abs(_data(bias).astype(np.float64)) >= 1 << 47).any():
+        raise ExactnessError("its bias leaves int48", where=network.where(op), remedy="the kernel would wrap its sums; give a smaller one")
     return _data(bias)

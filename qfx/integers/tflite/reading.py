@@ -52,6 +52,15 @@ _KINDS: Mapping[str, Callable[[Network, Op], None]] = MappingProxyType({
 })  # fmt: skip
 
 
+_INPUTS: Mapping[str, tuple[int, int]] = MappingProxyType({
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), (2, 3)),
+    **dict.fromkeys(("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "PRELU", "MEAN", "EXPAND_DIMS", "TRANSPOSE", "SPLIT", "PAD"), (2, 2)),
+    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), (2, 2)),
+    "TRANSPOSE_CONV": (3, 4), "RESHAPE": (1, 2), "SLICE": (3, 3), "PADV2": (3, 3), "STRIDED_SLICE": (4, 4), "CONCATENATION": (1, 1 << 31),
+})  # fmt: skip
+"""How many inputs operators have, least and most, where it is not one."""
+
+
 def read_tflite(path: str | os.PathLike[str], *, rounding: Rounding | None = None) -> Graph:
     """The graph of a model of int8, or int16 with weights of int8. Its inputs and outputs are the stored integers, channels first, without the batch.
 
@@ -68,6 +77,10 @@ def read_tflite(path: str | os.PathLike[str], *, rounding: Rounding | None = Non
         raise together(blockers, where=str(path))
     ends.give(network)
     for op in ends.inside():
+        least, most = _INPUTS.get(op.kind, (1, 1))
+        if not least <= len(op.inputs) <= most or not op.outputs or (len(op.outputs) > 1 and op.kind != "SPLIT"):
+            what = f"does not fit its tensors: {len(op.inputs)} inputs and {len(op.outputs)} outputs"
+            raise ModelFileError(what, where=network.where(op), remedy="the file contradicts itself; convert the model again")
         try:
             _KINDS[op.kind](network, op)
         except (IndexError, ValueError, KeyError, ZeroDivisionError, OverflowError) as error:  # of operators with other tensors than their kind has

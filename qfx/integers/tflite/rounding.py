@@ -12,6 +12,10 @@ import numpy as np
 from qfx.integers.growing import Function
 from qfx.integers.steps import Ints, Line
 
+_MOST = 22
+"""By how many bits numbers are shifted up at the most."""
+_INT32_MAX = (1 << 31) - 1
+
 
 class Rounding(Enum):
     """How a kernel scales a sum.
@@ -36,7 +40,9 @@ class Scaling:
 
     @classmethod
     def of(cls, factor: float, rounding: Rounding) -> Scaling:
-        """The integers that TFLite finds for a factor: 31 bits and an exponent."""
+        """The integers that TFLite finds for a factor: 31 bits and an exponent. ValueError for one that takes numbers of 8 bits out of int32."""
+        if not factor < 1 << _MOST:
+            raise ValueError(f"its numbers would be scaled by {factor:.3g}")
         mantissa, exponent = math.frexp(factor)
         multiplier = math.floor(mantissa * (1 << 31) + 0.5)
         if multiplier == 1 << 31:
@@ -52,7 +58,7 @@ class Scaling:
 
     @property
     def function(self) -> Function:
-        return Function(self, (self.bits,) if self.bits else ())
+        return Function(self, (self.bits,) if self.bits else (), reach=_INT32_MAX >> max(self.exponent, 0))
 
     @property
     def bits(self) -> int:
@@ -76,16 +82,19 @@ class Short:
     (``MultiplyByQuantizedMultiplier`` of an int64, tensorflow/lite/kernels/internal/common.h)."""
 
     line: Line
+    reach: int
+    """Up to which size of a sum the result is one of int32, which the kernel takes it for."""
 
     @classmethod
     def of(cls, factor: float) -> Short:
         whole = Scaling.of(factor, Rounding.DOUBLE)
         shift = 15 - whole.exponent
-        return cls(Line(min((whole.multiplier + (1 << 15)) >> 16, (1 << 15) - 1), 1 << (shift - 1), shift))
+        multiplier = min((whole.multiplier + (1 << 15)) >> 16, (1 << 15) - 1)
+        return cls(Line(multiplier, 1 << (shift - 1), shift), (_INT32_MAX << shift) // max(multiplier, 1))
 
     @property
     def function(self) -> Function:
-        return Function(self.line, known=self.line)
+        return Function(self.line, known=self.line, reach=self.reach)
 
 
 def divided(numbers: Ints, bits: int) -> Ints:
