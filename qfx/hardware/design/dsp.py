@@ -192,6 +192,11 @@ def refusal(arithmetic: str, weights: Interval, x: FixedType) -> str | None:
         return None
     product = _signed(weights * Interval.of(x.with_frac_bits(0))).width
     split = _widest(arithmetic, weights, Interval.of(x.with_frac_bits(0)))
+    if split * pixels < _below(weights):
+        return (
+            f"{outputs} weights of {weight.width} bits lie at most {split * pixels} bits apart in the {wide} bits of a DSP block's port, less than the "
+            f"{_below(weights)} bits that they have below their signs"
+        )
     if pixels > 1:
         return (
             f"{outputs} weights of {weight.width} bits on {wide} bits of a DSP block's port and {pixels} inputs on {DSP_NARROW} leave their products at "
@@ -212,8 +217,10 @@ def _luts(made: Packing, lanes: int) -> int:
 def _chained(arithmetic: str, weights: Interval, x: Interval, length: int) -> Packing | None:
     """Of chains of that length: with the fewest known bits, then the least split, that do."""
     (outputs, pixels), product = sides(arithmetic), weights * x
+    # The bits below the signs lie beside each other in a factor, which is wires less the signs (multiply.h).
+    apart = max(ceil(_below(weights) / pixels), _below(x) if pixels > 1 else 0)
     for known in range(MAX_KNOWN + 1):
-        for split in range(known + 1, _widest(arithmetic, weights, x) + 1):
+        for split in range(max(known + 1, apart), _widest(arithmetic, weights, x) + 1):
             if exact(product, outputs * pixels, length, split, known):
                 packed, wide = _sum(weights, outputs, 1, pixels * split), _sum(product, outputs * pixels, length, split)
                 numbers = _signed(_sum(x, pixels, 1, split)) if pixels > 1 else None
@@ -242,6 +249,12 @@ def _widest(arithmetic: str, weights: Interval, x: Interval) -> int:
         return _signed(packed).width <= port(arithmetic) and _signed(numbers).width <= DSP_NARROW
 
     return next((split for split in range(DSP_WIDER, 0, -1) if fits(split)), 0)
+
+
+def _below(interval: Interval) -> int:
+    """The bits of its numbers below their sign."""
+    type_ = interval.type()
+    return type_.width - type_.signed
 
 
 def _sum(one: Interval, count: int, length: int, split: int) -> Interval:

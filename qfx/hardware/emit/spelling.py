@@ -256,8 +256,8 @@ def multiplier(name: str, weights: IntArray, x: FixedType, lanes: int, pixels: i
         assert form is not None, "arithmetic.check refuses what cannot be packed"
         below = packed.width - packed.signed
         if form.numbers is not None:
-            numbers = (*dsp.sides(name), form.chain, form.split, form.known, below, x.width - x.signed)
-            return f"qfx::mul_grid<{', '.join(map(str, numbers))}, {', '.join(map(raw, (form.packed, form.numbers, form.wide)))} >"
+            words = ", ".join(map(str, (*dsp.sides(name), form.chain, form.split, form.known, below, x.width - x.signed)))
+            return f"qfx::mul_grid<{words}, {', '.join(map(raw, (form.packed, form.numbers, form.wide)))} >"
         numbers = (form.count, form.chain, form.split, form.known, below)
         return f"qfx::mul_packed<{', '.join(map(str, numbers))}, {raw(form.packed)}, {raw(form.wide)} >"
     if name == "shift":
