@@ -16,6 +16,7 @@ from support.bundles import Bundle, build_bundle
 from support.pragma_grammar import Tool
 
 from qfx.hardware.assets import hls_root, read_tree, simulation_headers
+from qfx.hardware.design import dsp
 from qfx.hardware.design.schedule import ARITHMETIC, Folding, Schedule
 from qfx.hardware.emit.emit import CSIM_FLAGS
 from qfx.hardware.emit.emulate import FAST_FLAGS
@@ -55,7 +56,7 @@ def designs() -> Designs:
     rng = np.random.default_rng(11)
     graphs = [optimize(make()) for make in DIRECTED]
     layer = chain("layer", (2, 4, 3), conv(40, 4, 2, 2, 2), cast="ap_fixed<4,3>")
-    forms = [(layer, Schedule.of({"conv0": Folding(4, 2, arithmetic)})) for arithmetic in ARITHMETIC]
+    forms = [(layer, Schedule.of({"conv0": Folding(4, 2, name, pixels=2 if name in dsp.GRIDS else 1)})) for name in ARITHMETIC]
     sums = chain("sums", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0))))
     alone = [(graph, Schedule()) for graph in (sums, *(graph for graph in graphs if graph.name == "phases"))]
     fixed = (side_by_side(), from_ddr(), in_batches(), few_of_each(), spilled())

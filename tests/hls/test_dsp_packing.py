@@ -1,5 +1,5 @@
-"""Packed products on every operand there is, at small widths of all signs: the C++ against Python's integers, through the vendor's header and the
-fast emulator's; and that ``dsp.exact`` asks for no more than it must: a bit less between the fields, and the C++ errs."""
+"""Packed products on every operand there is, at small widths of all signs, of one pixel and of two: the C++ against Python's integers, through the vendor's
+header and the fast emulator's; and that ``dsp.exact`` asks for no more than it must: a bit less between the fields, and the C++ errs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,20 @@ OPERAND_BITS = 13
 
 @dataclass(frozen=True)
 class Form:
-    """Chains of ``length`` products of ``count`` weights with an input; the fields ``split`` bits apart, ``known`` bits found outside."""
+    """Chains of ``length`` products of each of ``outputs`` weights with each of ``pixels`` inputs; the fields ``split`` bits apart, ``known`` bits
+    found outside."""
 
     weight: FixedType
     x: FixedType
-    count: int
+    outputs: int
+    pixels: int
     length: int
     split: int
     known: int
+
+    @property
+    def count(self) -> int:
+        return self.outputs * self.pixels
 
     @property
     def product(self) -> Interval:
@@ -47,23 +53,28 @@ class Form:
 
     @property
     def bits(self) -> int:
-        return self.length * (self.count * self.weight.width + self.x.width)
+        return self.length * (self.outputs * self.weight.width + self.pixels * self.x.width)
+
+    @property
+    def least(self) -> int:
+        """Numbers may not overlap in a factor."""
+        return max(self.known + 1, self.weight.width, self.x.width if self.pixels > 1 else 0)
 
     @property
     def operands(self) -> tuple[Ints, Ints]:
-        """All weights (cases, length, count) and inputs (cases, length) that there are."""
+        """All weights (cases, length, outputs) and inputs (cases, pixels, length) that there are."""
         codes = np.arange(1 << self.bits)
         numbers = []
-        for count, type_ in ((self.length * self.count, self.weight), (self.length, self.x)):
+        for count, type_ in ((self.length * self.outputs, self.weight), (self.length * self.pixels, self.x)):
             fields = codes[:, None] >> np.arange(count) * type_.width & (1 << type_.width) - 1
             numbers.append(np.where(fields > type_.max_raw, fields - (1 << type_.width), fields))
             codes = codes >> count * type_.width
-        return numbers[0].reshape(-1, self.length, self.count), numbers[1]
+        return numbers[0].reshape(-1, self.length, self.outputs), numbers[1].reshape(-1, self.pixels, self.length)
 
     @property
     def expected(self) -> Ints:
         weights, x = self.operands
-        return np.einsum("nlk,nl->nk", weights, x)
+        return np.einsum("nlj,nil->nij", weights, x).reshape(-1, self.count)
 
 
 TYPES = (FixedType(1, 1, False), FixedType(2, 2), FixedType(2, 2, False), FixedType(3, 3), FixedType(3, 3, False))
@@ -71,37 +82,37 @@ TYPES = (FixedType(1, 1, False), FixedType(2, 2), FixedType(2, 2, False), FixedT
 
 def forms() -> Iterator[Form]:
     """The least split of every shape that is not too large, by turns for the types."""
-    for i, (weight, x, count, length, known) in enumerate(product(TYPES, TYPES, (2, 3, 4), (1, 2, 3), (0, 1, 2))):
-        tried = (Form(weight, x, count, length, split, known) for split in range(max(known, weight.width) + 1, 20))
-        least = next(form for form in tried if form.exact)
+    for i, (weight, x, count, length, known) in enumerate(product(TYPES, TYPES, ((2, 1), (3, 1), (4, 1), (2, 2)), (1, 2, 3), (0, 1, 2))):
+        tried = (Form(weight, x, *count, length, split, known) for split in range(20))
+        least = next(form for form in tried if form.split >= form.least and form.exact)
         if least.bits <= OPERAND_BITS and i % 5 == 0:
             yield least
 
 
 FORMS = tuple(forms())
-LAX = tuple(lax for lax in (replace(form, split=form.split - 1) for form in FORMS) if not lax.exact and lax.split > max(lax.known, lax.weight.width))
+LAX = tuple(lax for lax in (replace(form, split=form.split - 1) for form in FORMS) if not lax.exact and lax.split >= lax.least)
 
 MAIN = """#include <stdint.h>
 #include <fstream>
 #include "qfx/multiply.h"
 #include "qfx/rom.h"
-template <class M, class W, class X, bool W_SIGNED, bool X_SIGNED, int W_BITS, int X_BITS, int COUNT, int LENGTH>
+template <class M, class W, class X, bool W_SIGNED, bool X_SIGNED, int W_BITS, int X_BITS, int OUTPUTS, int PIXELS, int LENGTH>
 static void run(std::ofstream& out) {{
-  for (uint32_t code = 0; code >> (LENGTH * (COUNT * W_BITS + X_BITS)) == 0; code++) {{
+  for (uint32_t code = 0; code >> (LENGTH * (OUTPUTS * W_BITS + PIXELS * X_BITS)) == 0; code++) {{
     uint32_t left = code;
-    W row[LENGTH * COUNT];
-    qfx::vec<X, LENGTH> x;
-    for (int i = 0; i < LENGTH * COUNT; i++, left >>= W_BITS) {{
+    W row[LENGTH * OUTPUTS];
+    qfx::vec<X, LENGTH * PIXELS> x;
+    for (int i = 0; i < LENGTH * OUTPUTS; i++, left >>= W_BITS) {{
       const int field = left & ((1u << W_BITS) - 1);
       row[i] = W(W_SIGNED && field >> (W_BITS - 1) ? field - (1 << W_BITS) : field);
     }}
-    for (int i = 0; i < LENGTH; i++, left >>= X_BITS) {{
+    for (int i = 0; i < LENGTH * PIXELS; i++, left >>= X_BITS) {{
       const int field = left & ((1u << X_BITS) - 1);
       x[i] = X(X_SIGNED && field >> (X_BITS - 1) ? field - (1 << X_BITS) : field);
     }}
-    qfx::sint<16> sum[COUNT];
-    M::template dot<COUNT, LENGTH, qfx::plain<W> >(row, x, sum);
-    for (int i = 0; i < COUNT; i++) {{
+    qfx::sint<16> sum[OUTPUTS * PIXELS];
+    M::template dot<OUTPUTS * PIXELS, LENGTH * PIXELS, qfx::plain<W> >(row, x, sum);
+    for (int i = 0; i < OUTPUTS * PIXELS; i++) {{
       const int16_t number = static_cast<int16_t>(sum[i]);
       out.write(reinterpret_cast<const char*>(&number), sizeof number);
     }}
@@ -116,13 +127,24 @@ int main(int, char** argv) {{
 
 
 def call(form: Form) -> str:
-    factor = sum(1 << k * form.split for k in range(form.count))
-    packed, wide = (FixedType(Interval(bounds.lo * factor, bounds.hi * factor, 0).width + 1, 0) for bounds in (Interval.of(form.weight), sums(form)))
-    numbers = (form.count, form.length, form.split, form.known, form.weight.width - form.weight.signed)
-    multiplier = f"qfx::mul_packed<{', '.join(map(str, numbers))}, {raw(packed)}, {raw(wide)} >"
+    packed = held(Interval.of(form.weight), form.outputs, form.pixels * form.split)
+    wide = held(sums(form), form.count, form.split)
+    last = (form.length, form.split, form.known, form.weight.width - form.weight.signed)
+    if form.pixels == 1:
+        multiplier = f"qfx::mul_packed<{', '.join(map(str, (form.count, *last)))}, {packed}, {wide} >"
+    else:
+        words = ", ".join(map(str, (form.outputs, form.pixels, *last, form.x.width - form.x.signed)))
+        grid = f"qfx::mul_grid<{words}, {packed}, {held(Interval.of(form.x), form.pixels, form.split)}, {wide} >"
+        multiplier = f"{grid}::over_pixels<{form.pixels}, {form.outputs}, {form.length}>"
     signs = ["true" if type_.signed else "false" for type_ in (form.weight, form.x)]
-    shape = (*signs, form.weight.width, form.x.width, form.count, form.length)
+    shape = (*signs, form.weight.width, form.x.width, form.outputs, form.pixels, form.length)
     return f"  run<{multiplier}, {raw(form.weight)}, {raw(form.x)}, {', '.join(map(str, shape))}>(out);"
+
+
+def held(one: Interval, count: int, apart: int) -> str:
+    """What holds so many numbers at once."""
+    factor = sum(1 << k * apart for k in range(count))
+    return raw(FixedType(Interval(one.lo * factor, one.hi * factor, 0).width + 1, 0))
 
 
 def sums(form: Form) -> Interval:
@@ -153,8 +175,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("native", [False, True], ids=["vendor", "native"])
 def test_every_operand(native: bool, gxx: str, vendor_include: Path, folders: tuple[Path, Path]) -> None:
     assert {form.known for form in FORMS} == {0, 1, 2}
-    assert {form.count for form in FORMS} == {2, 3, 4}
-    assert {(form.weight.signed, form.x.signed) for form in FORMS} == set(product((False, True), repeat=2))
+    assert {(form.outputs, form.pixels) for form in FORMS} == {(2, 1), (3, 1), (4, 1), (2, 2)}
+    for grids in (False, True):
+        own = [form for form in FORMS if (form.pixels == 2) == grids]
+        assert {form.known for form in own} == {0, 1, 2}
+        assert {(form.weight.signed, form.x.signed) for form in own} == set(product((False, True), repeat=2))
     found = results(native, gxx, vendor_include, folders[native])
     for form, sums_ in zip(FORMS, found, strict=False):
         np.testing.assert_array_equal(sums_, form.expected, str(form))
@@ -171,11 +196,11 @@ def test_a_bit_less_and_some_sums_are_wrong(native: bool, gxx: str, vendor_inclu
         assert (sums_ != form.expected).any(), form
 
 
-@pytest.mark.parametrize("name", dsp.PACKED)
+@pytest.mark.parametrize("name", [*dsp.PACKED, *dsp.GRIDS])
 @pytest.mark.parametrize("bits", [2, 4, 6, 8])
 def test_what_is_chosen_is_exact_at_its_ends(name: str, bits: int) -> None:
     """The formula in Python's integers, on every corner of the sums and around them, for words of all signs, full and symmetric ranges."""
-    _, wide = dsp.PACKED[name]
+    outputs, pixels = dsp.sides(name)
     for weight, x in product((FixedType(bits, bits), FixedType(bits, bits, False)), (FixedType(4, 4), FixedType(8, 8, False), FixedType(bits, bits))):
         for weights in (Interval.of(weight), Interval(min(-weight.max_raw, 0) if weight.signed else 0, weight.max_raw, 0)):
             for lanes in (1, 3, 8, 18):
@@ -183,8 +208,12 @@ def test_what_is_chosen_is_exact_at_its_ends(name: str, bits: int) -> None:
                 if form is None:
                     assert dsp.refusal(name, weights, x) is not None
                     continue
-                assert (form.count, wide) == dsp.PACKED[name]
-                assert form.packed.width <= wide
+                assert form.count == outputs * pixels
+                for one, count, apart, port in ((weights, outputs, pixels * form.split, dsp.port(name)), (Interval.of(x), pixels, form.split, dsp.DSP_NARROW)):
+                    assert count == 1 or all(-(1 << port - 1) <= sum(end << k * apart for k in range(count)) < 1 << port - 1 for end in (one.lo, one.hi))
+                    assert count == 1 or one.type().width - one.type().signed <= apart  # they lie beside each other
+                assert form.packed.width <= dsp.port(name)
+                assert (form.numbers is None) == (pixels == 1)
                 assert form.wide.width <= dsp.DSP_SUM
                 total = (weights * Interval.of(x)).times(form.chain).with_zero()
                 near = sorted({min(max(end + step, total.lo), total.hi) for end in (total.lo, 0, total.hi) for step in (-1, 0, 1)})

@@ -158,9 +158,13 @@ deal_group:
   }
 }
 
-// The sums of a turn: sum[pixel * PE + pe] of row `row` (rom.h) with the numbers of a pixel, which lie side by side in `word`. Multipliers that pack
-// several outputs into a product do so with the outputs of each pixel. ABREAST is 1 nearly everywhere.
-template <int ABREAST, bool ACROSS>
+// What multipliers that pack several factors into a product pack: of each pixel the weights of neighbouring outputs, of each output the numbers of
+// neighbouring pixels, or both.
+enum packs { along_outputs, across_pixels, in_a_grid };
+
+// The sums of a turn: sum[pixel * PE + pe] of row `row` (rom.h) with the numbers of a pixel, which lie side by side in `word`. ABREAST is 1 nearly
+// everywhere.
+template <int ABREAST, packs PACKS>
 struct abreast {
   template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
   static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
@@ -187,8 +191,8 @@ struct abreast {
   }
 };
 
-template <bool ACROSS>
-struct abreast<1, ACROSS> {
+template <packs PACKS>
+struct abreast<1, PACKS> {
   template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
   static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
                          Sum (&sum)[OUT]) {
@@ -200,7 +204,7 @@ struct abreast<1, ACROSS> {
 // The same with the roles of weights and numbers changed: a multiplier that packs several factors into a product packs the numbers of neighbouring pixels,
 // which share their weight.
 template <int ABREAST>
-struct abreast<ABREAST, true> {
+struct abreast<ABREAST, across_pixels> {
   template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
   static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
                          Sum (&sum)[OUT]) {
@@ -237,8 +241,18 @@ struct abreast<ABREAST, true> {
   }
 };
 
+template <int ABREAST>
+struct abreast<ABREAST, in_a_grid> {
+  template <bool TWO, class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
+  static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
+                         Sum (&sum)[OUT]) {
+#pragma HLS INLINE
+    rows_of<TWO>::template dot<typename M::template over_pixels<ABREAST, PE, SIMD>, OUT, IN, Lanes>(weights, rest, row, word, sum);
+  }
+};
+
 // The sums of a turn of a depthwise unit: of each pixel, tap and channel there is a number of its own, the channels of a tap side by side.
-template <int ABREAST, bool ACROSS>
+template <int ABREAST, packs PACKS>
 struct abreast_channels {
   template <class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ELEMENTS>
   static inline void products(const Element (&row)[ELEMENTS], const vec<T, IN>& word, Sum (&sum)[OUT]) {
@@ -272,7 +286,7 @@ struct abreast_channels {
 };
 
 template <int ABREAST>
-struct abreast_channels<ABREAST, true> {
+struct abreast_channels<ABREAST, across_pixels> {
   template <class M, class Weight, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ELEMENTS>
   static inline void products(const Element (&row)[ELEMENTS], const vec<T, IN>& word, Sum (&sum)[OUT]) {
 #pragma HLS INLINE
@@ -310,8 +324,8 @@ struct every_input {
   struct lanes {
     static const int value = SIMD;
   };
-  template <int ABREAST, bool ACROSS>
-  struct sums : abreast<ABREAST, ACROSS> {};
+  template <int ABREAST, packs PACKS>
+  struct sums : abreast<ABREAST, PACKS> {};
   // What it computes with: numbers, and sums of COUNT products.
   template <class T>
   struct number : working<T> {};
@@ -368,7 +382,7 @@ struct few_inputs {
   struct total {
     typedef T type;
   };
-  template <int ABREAST, bool ACROSS>
+  template <int ABREAST, packs PACKS>
   struct sums {
     template <bool TWO, class M, class Code, int PE, int SIMD, class Lanes, class T, int IN, class Sum, int OUT, class Element, int ROWS, int REST, int ELEMENTS>
     static inline void products(const Element (&weights)[ROWS][ELEMENTS], const Element (&rest)[REST][ELEMENTS], const int row, const vec<T, IN>& word,
@@ -396,7 +410,7 @@ struct few_inputs {
             chosen[pixel * KEPT + k] = one_of<OF - N + 1>(word, pixel * SIMD + k / N * OF + k % N, way);
           }
         }
-        abreast_channels<ABREAST, ACROSS>::template products<M, typename weight::type, 1, KEPT, plain<typename weight::type> >(own, chosen, one);
+        abreast_channels<ABREAST, PACKS>::template products<M, typename weight::type, 1, KEPT, plain<typename weight::type> >(own, chosen, one);
       few_sum:
         for (int pixel = 0; pixel < ABREAST; pixel++) {
 #pragma HLS UNROLL

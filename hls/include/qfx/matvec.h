@@ -41,10 +41,10 @@ inline bool cropped(const int pixel, const int channel) {
 // one of multiply.h's, Sum the type of the products of a turn together. The sums of the turns are added in Total, which has more bits than Sum: a compiler
 // that saw additions of one width alone could turn them into a chain that begins at the accumulator, and only one of them may lie between a turn and the
 // next. Acc is as much of it as the epilogue takes. ABREAST pixels are worked on at once: their words lie side by side in those that come, and what leaves of
-// each in those that leave. ACROSS: multipliers that pack several products pack those of neighbouring pixels. Inputs says which of a turn's inputs meet a
+// each in those that leave. PACKS: what multipliers pack into a product. Inputs says which of a turn's inputs meet a
 // weight: every_input or few_inputs (abreast.h), of which a row has fewer lanes.
 template <int PIXELS_, int GROUPS_, int OUTPUTS_, int INPUTS_, int PE_, int SIMD_, class Packed_, class Acc_, class Multiplier_ = mul_auto,
-          class Sum_ = Acc_, class Total_ = Acc_, int ABREAST_ = 1, bool ACROSS_ = false, class Inputs_ = every_input>
+          class Sum_ = Acc_, class Total_ = Acc_, int ABREAST_ = 1, packs PACKS_ = along_outputs, class Inputs_ = every_input>
 struct matvec_shape {
   static const int PIXELS = PIXELS_;
   static const int GROUPS = GROUPS_;
@@ -55,7 +55,7 @@ struct matvec_shape {
   static const int OUTPUT_FOLD = OUTPUTS_ / PE_;
   static const int INPUT_FOLD = INPUTS_ / SIMD_;
   static const int ABREAST = ABREAST_;
-  static const bool ACROSS = ACROSS_;
+  static const packs PACKS = PACKS_;
   static const int BLOCKS = PIXELS_ / ABREAST_;
   static const int LANES = PE_ * Inputs_::template lanes<SIMD_>::value;
   static const int IN = ABREAST_ * SIMD_;   // numbers that come in a turn; of a depthwise unit PE times as many
@@ -119,7 +119,7 @@ matvec_pixel:
           take_beside(beside, other, input == S::INPUT_FOLD - 1);
           typename matvec_sums<S, T>::turn sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-          S::inputs::template sums<S::ABREAST, S::ACROSS>::template products<TWO, typename S::multiplier, weight_t, S::PE, S::SIMD, Lanes>(
+          S::inputs::template sums<S::ABREAST, S::PACKS>::template products<TWO, typename S::multiplier, weight_t, S::PE, S::SIMD, Lanes>(
               weights, rest, int(row), word, sum);
         matvec_lane:
           for (int lane = 0; lane < S::OUT; lane++) {
@@ -219,7 +219,7 @@ depthwise_pixel:
         take_beside(beside, other, tap == S::INPUT_FOLD - 1);
         typename matvec_sums<S, T>::turn sum[S::OUT];
 #pragma HLS ARRAY_PARTITION variable=sum complete dim=1
-        abreast_channels<S::ABREAST, S::ACROSS>::template products<typename S::multiplier, weight_t, S::PE, S::SIMD, Lanes>(weights[row], word, sum);
+        abreast_channels<S::ABREAST, S::PACKS>::template products<typename S::multiplier, weight_t, S::PE, S::SIMD, Lanes>(weights[row], word, sum);
       depthwise_lane:
         for (int lane = 0; lane < S::OUT; lane++) {
 #pragma HLS UNROLL

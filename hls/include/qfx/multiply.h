@@ -326,34 +326,52 @@ struct field<SPLIT, 0> {
   }
 };
 
+// The numbers of COUNT neighbouring ones as one factor, SPLIT bits apart. It is made of their bits below the sign (MAGNITUDE of them), less their signs: a
+// subtraction of two numbers that are wires. Where numbers have no sign there is none.
+template <int SPLIT, int MAGNITUDE, class Packed>
+struct factor {
+  typedef typename working<Packed, 1>::type type;
+  type below, signs;
+  factor() : below(0), signs(0) {}
+  inline void add(const int number, const int k) {
+#pragma HLS INLINE
+    below |= shl<type>(number & ((1 << MAGNITUDE) - 1), k * SPLIT);
+    if (number < 0) signs |= shl<type>(1, k * SPLIT + MAGNITUDE);
+  }
+  inline type all() const {
+#pragma HLS INLINE
+    return type(below - signs);
+  }
+};
+
+// The sums of a chain, read from the packed one, the lowest first: COUNT of them, SPLIT bits apart, with KNOWN bits (see field). A sum below zero, or of
+// more than SPLIT bits, has carried into the next one, from which that is taken back.
+template <int COUNT, int SPLIT, int KNOWN, class Wide>
+struct split_sums {
+  typedef field<SPLIT, KNOWN> part;
+  typename part::type below;
+  split_sums() : below(0) {}
+  // The k-th; `known`: of the one above.
+  template <class Acc>
+  inline Acc read(const Wide& total, const int k, const typename part::low& known) {
+#pragma HLS INLINE
+    const Acc carried(k == 0 ? 0 : int(below >> SPLIT));
+    if (k == COUNT - 1) return Acc(Acc(total >> (k * SPLIT)) - carried);
+    below = part::read(Wide(total >> (k * SPLIT)), known);
+    return Acc(Acc(below) - carried);
+  }
+};
+
 // Products of COUNT neighbouring outputs, which share their input, in one DSP block (Xilinx WP486, "Deep Learning with INT8 Optimization on Xilinx
 // Devices"): the factor is the sum of weight[k] * 2**(k * SPLIT). Chains of such products are summed as they are, in the DSP column, and their sums
-// are split once. A sum below zero, or of more than SPLIT bits, has carried into the next one, from which that is taken back. The generator has
-// proven that SPLIT and KNOWN (see field) suffice for chains of CHAIN_ lanes, and that Packed, which holds the factor, fits the block's port. The
-// factor is made of the weights' bits below the sign, less their signs: a subtraction that the block's pre-adder does (UG579), of two numbers that are
-// wires. MAGNITUDE counts the bits of a weight below its sign; Wide holds the packed sum. The last outputs may be fewer than COUNT.
+// are split once. The generator has proven that SPLIT and KNOWN (see field) suffice for chains of CHAIN_ lanes, and that Packed, which holds the factor,
+// fits the block's port; the subtraction that makes it is one that the block's pre-adder does (UG579). MAGNITUDE counts the bits of a weight below its
+// sign; Wide holds the packed sum. The last outputs may be fewer than COUNT.
 template <int COUNT, int CHAIN_, int SPLIT, int KNOWN, int MAGNITUDE, class Packed, class Wide>
 struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUDE, Packed, Wide> > {
   static const int CHAIN = CHAIN_;
   typedef field<SPLIT, KNOWN> part;
-  typedef typename working<Packed, 1>::type packed_t;
   typedef typename working<Wide>::type wide_t;
-
-  template <int PE, class Lanes, class Row>
-  static inline packed_t factor(const Row& row, const int s, const int pe) {
-#pragma HLS INLINE
-    packed_t below(0), signs(0);
-  factor_weight:
-    for (int k = 0; k < COUNT; k++) {
-#pragma HLS UNROLL
-      if (pe + k < PE) {
-        const int weight = static_cast<int>(Lanes::at(row, s * PE + pe + k));
-        below |= shl<packed_t>(weight & ((1 << MAGNITUDE) - 1), k * SPLIT);
-        if (weight < 0) signs |= shl<packed_t>(1, k * SPLIT + MAGNITUDE);
-      }
-    }
-    return packed_t(below - signs);
-  }
 
   template <int LANES, int PE, class Lanes, class Row, class X, class Acc>
   static inline void chain(const Row& row, const X& x, const int first, Acc (&sum)[PE]) {
@@ -365,34 +383,105 @@ struct mul_packed : dot_product<mul_packed<COUNT, CHAIN_, SPLIT, KNOWN, MAGNITUD
     packed_simd:
       for (int s = 0; s < LANES; s++) {
 #pragma HLS UNROLL
-        const wide_t exact(total + product<wide_t>(factor<PE, Lanes>(row, first + s, pe), x[first + s]));
+        factor<SPLIT, MAGNITUDE, Packed> weights;
+      packed_weight:
+        for (int k = 0; k < COUNT; k++) {
+#pragma HLS UNROLL
+          if (pe + k < PE) weights.add(static_cast<int>(Lanes::at(row, (first + s) * PE + pe + k)), k);
+        }
+        const wide_t exact(total + product<wide_t>(weights.all(), x[first + s]));
         QFX_MUL_ADD_DSP
         total = exact;
       }
-      typename part::type below(0);
+      split_sums<COUNT, SPLIT, KNOWN, wide_t> found;
     packed_split:
       for (int k = 0; k < COUNT; k++) {
 #pragma HLS UNROLL
         if (pe + k < PE) {
-          const Acc carried(k == 0 ? 0 : int(below >> SPLIT));
-          if (k == COUNT - 1) {
-            sum[pe + k] = Acc(Acc(total >> (k * SPLIT)) - carried);
-          } else {
-            typename part::low known(0);
-            if (KNOWN && pe + k + 1 < PE) {
-            packed_known:
-              for (int s = 0; s < LANES; s++) {
+          typename part::low known(0);
+          if (KNOWN && k + 1 < COUNT && pe + k + 1 < PE) {
+          packed_known:
+            for (int s = 0; s < LANES; s++) {
 #pragma HLS UNROLL
-                known = part::add(known, Lanes::at(row, (first + s) * PE + pe + k + 1), x[first + s]);
-              }
+              known = part::add(known, Lanes::at(row, (first + s) * PE + pe + k + 1), x[first + s]);
             }
-            below = part::read(wide_t(total >> (k * SPLIT)), known);
-            sum[pe + k] = Acc(Acc(below) - carried);
           }
+          sum[pe + k] = found.template read<Acc>(total, k, known);
         }
       }
     }
   }
+};
+
+// Products of OUTPUTS neighbouring outputs and PIXELS neighbouring pixels, each with each, in one DSP block (Xilinx WP521, "Convolutional Neural Network
+// with INT4 Optimization on Xilinx Devices"): numbers lie SPLIT bits apart in one factor, weights PIXELS times as far in the other, so that the product of
+// output j and pixel i is field j * PIXELS + i. Summed and split as above. The block's pre-adder makes the factor of the weights; that of the numbers is
+// wires, or a subtraction outside where they have signs (NUMBER bits below them). PIXELS divides the pixels of a turn.
+template <int OUTPUTS, int PIXELS, int CHAIN_, int SPLIT, int KNOWN, int MAGNITUDE, int NUMBER, class Packed, class Numbers, class Wide>
+struct mul_grid {
+  // For ABREAST pixels of SIMD numbers each, which lie side by side; sum[pixel * PE + pe].
+  template <int ABREAST, int PE, int SIMD>
+  struct over_pixels {
+    static const int CHAIN = CHAIN_;
+    typedef field<SPLIT, KNOWN> part;
+    typedef typename working<Wide>::type wide_t;
+
+    template <int OUT, int IN, class Lanes, class Row, class T, class Acc>
+    static inline void dot(const Row& row, const vec<T, IN>& x, Acc (&sum)[OUT]) {
+#pragma HLS INLINE
+      summed<over_pixels, SIMD>::template over<OUT, Lanes>(row, x, 0, sum);
+    }
+
+    template <int LANES, int OUT, class Lanes, class Row, class X, class Acc>
+    static inline void chain(const Row& row, const X& x, const int first, Acc (&sum)[OUT]) {
+#pragma HLS INLINE
+    grid_pixel:
+      for (int pixel = 0; pixel < ABREAST; pixel += PIXELS) {
+#pragma HLS UNROLL
+      grid_pe:
+        for (int pe = 0; pe < PE; pe += OUTPUTS) {
+#pragma HLS UNROLL
+          wide_t total(0);
+        grid_simd:
+          for (int s = first; s < first + LANES; s++) {
+#pragma HLS UNROLL
+            factor<PIXELS * SPLIT, MAGNITUDE, Packed> weights;
+          grid_weight:
+            for (int j = 0; j < OUTPUTS; j++) {
+#pragma HLS UNROLL
+              if (pe + j < PE) weights.add(static_cast<int>(Lanes::at(row, s * PE + pe + j)), j);
+            }
+            factor<SPLIT, NUMBER, Numbers> numbers;
+          grid_number:
+            for (int i = 0; i < PIXELS; i++) {
+#pragma HLS UNROLL
+              numbers.add(static_cast<int>(x[(pixel + i) * SIMD + s]), i);
+            }
+            const wide_t exact(total + product<wide_t>(weights.all(), numbers.all()));
+            QFX_MUL_ADD_DSP
+            total = exact;
+          }
+          split_sums<OUTPUTS * PIXELS, SPLIT, KNOWN, wide_t> found;
+        grid_split:
+          for (int k = 0; k < OUTPUTS * PIXELS; k++) {
+#pragma HLS UNROLL
+            if (pe + k / PIXELS < PE) {
+              const int output = pe + (k + 1) / PIXELS;  // of the sum above
+              typename part::low known(0);
+              if (KNOWN && k + 1 < OUTPUTS * PIXELS && output < PE) {
+              grid_known:
+                for (int s = first; s < first + LANES; s++) {
+#pragma HLS UNROLL
+                  known = part::add(known, Lanes::at(row, s * PE + output), x[(pixel + (k + 1) % PIXELS) * SIMD + s]);
+                }
+              }
+              sum[(pixel + k % PIXELS) * PE + pe + k / PIXELS] = found.template read<Acc>(total, k, known);
+            }
+          }
+        }
+      }
+    }
+  };
 };
 
 #ifdef QFX_IN_PLACE

@@ -37,9 +37,11 @@ class Products:
         """All of them, for "dsp" or a packed ``arithmetic``, up to the sum of each output."""
         length = dsp.chain(self.weight, self.x, self.simd)
         free = FREE_DELAYS
-        if arithmetic in dsp.PACKED:
+        once = self.copies
+        if dsp.packs(arithmetic):
             length, free = self._form(arithmetic).chain, 0
-        return self._once(arithmetic, on) * self.copies + self._waiting(length, free)
+            once //= dsp.sides(arithmetic)[1]
+        return self._once(arithmetic, on) * once + self._waiting(length, free)
 
     def _form(self, arithmetic: str) -> dsp.Packing:
         form = dsp.packing(arithmetic, self.weights, self.x, self.simd)
@@ -47,7 +49,7 @@ class Products:
         return form
 
     def _once(self, arithmetic: str, on: Device) -> Resources:
-        if arithmetic in dsp.PACKED:
+        if dsp.packs(arithmetic):
             return self._packed(arithmetic, on)
         factors = self.x.width + (not self.x.signed), self.weight.width + (not self.weight.signed)
         blocks = Resources(dsp=r.multiplier_dsps(*factors, on)) * (self.pe * self.simd)
@@ -56,14 +58,17 @@ class Products:
         return blocks + tree
 
     def _packed(self, arithmetic: str, on: Device) -> Resources:
-        form = self._form(arithmetic)
-        chains, groups = ceil(self.simd / form.chain), ceil(self.pe / form.count)
-        blocks = Resources(dsp=r.multiplier_dsps(self.x.width + (not self.x.signed), form.packed.width, on)) * (groups * self.simd)
+        form, (outputs, pixels) = self._form(arithmetic), dsp.sides(arithmetic)
+        chains, groups, sums = ceil(self.simd / form.chain), ceil(self.pe / outputs), self.pe * pixels
+        factor = self.x.width + (not self.x.signed) if form.numbers is None else form.numbers.width
+        blocks = Resources(dsp=r.multiplier_dsps(factor, form.packed.width, on)) * (groups * self.simd)
         # A group that is not full splits off as many fields less.
-        splits = ceil(form.luts * (self.pe - groups) / (form.count - 1))
-        split = Resources(lut=splits, ff=self.pe * form.sum_bits) * chains
-        tree = r.adder_tree(chains, min(form.sum_bits, self.most), self.most) * self.pe
-        return r.total([blocks, split, tree])
+        splits = ceil(form.luts * (sums - groups) / (form.count - 1))
+        split = Resources(lut=splits, ff=sums * form.sum_bits) * chains
+        tree = r.adder_tree(chains, min(form.sum_bits, self.most), self.most) * sums
+        # Several numbers as one factor are wires where they have no signs; the block's pre-adder makes that of the weights.
+        joined = r.adder(factor) * self.simd if form.numbers is not None and self.x.signed else Resources()
+        return r.total([blocks, split, tree, joined])
 
     def _waiting(self, length: int, free: int) -> Resources:
         """Inputs, which all outputs share, and weights wait until their block's turn comes: a flip-flop for a cycle, then shift registers, two of up

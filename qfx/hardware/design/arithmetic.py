@@ -1,8 +1,8 @@
 """How the products of a matrix-vector unit are built: which of schedule.ARITHMETIC a layer can have, and what each of them puts into the ROM.
 
 "auto", "dsp" and "lut" are possible everywhere. "shift" adds a shifted input for every signed digit of a weight, which pays while a weight has few;
-the ROM then holds the digits. "pair", "triple", "quad" and their wider forms make so many products that share their input in one DSP block, where
-``dsp`` proves that they can be told apart.
+the ROM then holds the digits. "pair", "triple", "quad" and their wider forms make so many products that share their input in one DSP block, "grid" and
+its wider form those of two outputs and two pixels, where ``dsp`` proves that they can be told apart.
 """
 
 from __future__ import annotations
@@ -207,6 +207,9 @@ def _shift(weights: IntArray, x: FixedType, at_once: tuple[int, int], depthwise:
     return _short_product(weights, x)
 
 
+_APART = ("its outputs share no input (a depthwise convolution, or one without the zeros of n:m weights)", "choose another arithmetic")
+
+
 def _packed(name: str) -> Callable[[IntArray, FixedType, tuple[int, int], bool], tuple[str, str] | None]:
     count, _ = dsp.PACKED[name]
 
@@ -215,9 +218,26 @@ def _packed(name: str) -> Callable[[IntArray, FixedType, tuple[int, int], bool],
         if dsp.across(name, weight_type(weights), x, pixels):
             return None
         if depthwise:
-            return "its outputs share no input (a depthwise convolution, or one without the zeros of n:m weights)", "choose another arithmetic"
+            return _APART
         if pe < count:
             return f"PE={pe} outputs do not fill a DSP block of {count} products", f"use a PE of at least {count}, or choose another arithmetic"
+        what = dsp.refusal(name, bounds(weights), x)
+        return None if what is None else (what, "use shorter words, or choose another arithmetic")
+
+    return refuse
+
+
+def _grid(name: str) -> Callable[[IntArray, FixedType, tuple[int, int], bool], tuple[str, str] | None]:
+    outputs, side = dsp.sides(name)
+
+    def refuse(weights: IntArray, x: FixedType, at_once: tuple[int, int], depthwise: bool) -> tuple[str, str] | None:
+        pe, pixels = at_once
+        if depthwise:
+            return _APART
+        if pixels % side:
+            return f"it makes the products of {side} pixels in a block, which do not divide pixels={pixels}", "use pixels=2, or choose another arithmetic"
+        if pe < outputs:
+            return f"PE={pe} outputs do not fill a DSP block of {outputs} outputs", f"use a PE of at least {outputs}, or choose another arithmetic"
         what = dsp.refusal(name, bounds(weights), x)
         return None if what is None else (what, "use shorter words, or choose another arithmetic")
 
@@ -232,6 +252,7 @@ def _short_product(weights: IntArray, x: FixedType) -> tuple[str, str] | None:
 _REFUSALS: dict[str, Callable[[IntArray, FixedType, tuple[int, int], bool], tuple[str, str] | None]] = {
     "shift": _shift,
     **{name: _packed(name) for name in dsp.PACKED},
+    **{name: _grid(name) for name in dsp.GRIDS},
 }
 """Why an arithmetic is impossible: what stands in the way, and the remedy."""
 

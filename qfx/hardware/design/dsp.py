@@ -14,6 +14,13 @@ below has carried, c(k) = F(k) >> S. As long as F(k) is a signed number of S bit
 lowest bits of s(k + 1). They are known when these are, which takes the lowest T bits of the factors alone: (P >> (k + 1) * S) - s(k + 1), modulo
 2**T. (Of such corrections: Sommer et al., "DSP-Packing: Squeezing Low-precision Arithmetic into FPGA DSP Blocks", 2022.) So each F(k) follows from
 the one below, without an error. ``packing`` proves from bounds that all fit, or gives nothing.
+
+Where a unit works on several outputs of several pixels, both factors can be made of several numbers (Xilinx WP521): those of two pixels S bits apart
+on the narrow port, the weights of two outputs twice as far on the wide one,
+
+    (w0 + w1 * 2**(2 * S)) * (x0 + x1 * 2**S) = w0 * x0 + w0 * x1 * 2**S + w1 * x0 * 2**(2 * S) + w1 * x1 * 2**(3 * S)
+
+four fields S bits apart, summed and split as the others are (``GRIDS``).
 """
 
 from __future__ import annotations
@@ -43,6 +50,11 @@ PACKED = {f"{name}{suffix}": (count, wide) for suffix, wide in (("", DSP_WIDE), 
 """How many products share a block, and the bits of the port that their weights lie on, by arithmetic: "pair", "triple" and "quad" fit every block,
 "pair27", "triple27" and "quad27" a DSP48E2."""
 
+GRIDS = {"grid": DSP_WIDE, "grid27": DSP_WIDER}
+"""The bits of the port that the weights lie on where a block makes the products of SIDE outputs and SIDE pixels, each with each, by arithmetic."""
+
+SIDE = 2
+
 MAX_KNOWN = 2
 """The most bits that are found outside the block (T above). More would take multipliers."""
 
@@ -52,8 +64,8 @@ PACK, SPLIT = 1, 1
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """``count`` weights as one factor, ``split`` bits apart, in ``packed``. ``wide`` holds the sum of ``chain`` products, which is split with the
-    help of ``known`` bits from outside."""
+    """``count`` products in one, ``split`` bits apart: of as many weights as one factor, in ``packed``, or, of a grid, of fewer and of the ``numbers``
+    of neighbouring pixels as the other. ``wide`` holds the sum of ``chain`` products, which is split with the help of ``known`` bits from outside."""
 
     count: int
     chain: int
@@ -61,6 +73,7 @@ class Packing:
     known: int
     packed: FixedType
     wide: FixedType
+    numbers: FixedType | None = None
 
     @property
     def sum_bits(self) -> int:
@@ -91,36 +104,52 @@ def chain(weight: FixedType, x: FixedType, lanes: int) -> int:
 
 @lru_cache(maxsize=4096)
 def packing(arithmetic: str, weights: Interval, x: FixedType, lanes: int) -> Packing | None:
-    """That of PACKED, for weights within the bounds, which takes the fewest LUTs to sum so many lanes, exact for any raw of ``x``; None if none is.
+    """That of PACKED or GRIDS, for weights within the bounds, which takes the fewest LUTs to sum so many lanes, exact for any raw of ``x``; None if
+    none is.
 
     >>> eight = packing("pair", Interval(-127, 127, 0), FixedType(8, 8, False), 8)
     >>> eight.chain, eight.split, eight.known, packing("triple", Interval(-128, 127, 0), FixedType(8, 8), 1)
     (8, 17, 2, None)
+    >>> four = packing("grid27", Interval(-8, 7, 0), FixedType(4, 4, False), 8)
+    >>> four.count, four.chain, four.split, four.known, four.packed.width, four.numbers.width, four.wide.width
+    (4, 8, 11, 0, 27, 16, 44)
     """
-    count, wide = PACKED[arithmetic]
-    if x.width + (not x.signed) > DSP_NARROW:
-        return None
-    product = weights * Interval.of(x.with_frac_bits(0))
+    numbers = Interval.of(x.with_frac_bits(0))
     lengths = sorted({ceil(lanes / ceil(lanes / most)) for most in range(1, CHAIN + 1)})
-    found = [made for made in (_chained(weights, product, count, wide, length) for length in lengths) if made is not None]
+    found = [made for made in (_chained(arithmetic, weights, numbers, length) for length in lengths) if made is not None]
     return min(found, key=lambda made: (_luts(made, lanes), made.chain), default=None)
 
 
 def sums(arithmetic: str) -> bool:
     """Whether the products are in DSP blocks, whose column sums them."""
-    return arithmetic == "dsp" or arithmetic in PACKED
+    return arithmetic == "dsp" or packs(arithmetic)
+
+
+def packs(arithmetic: str) -> bool:
+    """Whether a block makes several products."""
+    return arithmetic in PACKED or arithmetic in GRIDS
+
+
+def port(arithmetic: str) -> int:
+    """The bits of the port that packed weights lie on; 0 where none are packed."""
+    return GRIDS.get(arithmetic, PACKED.get(arithmetic, (0, 0))[1])
+
+
+def sides(arithmetic: str) -> tuple[int, int]:
+    """The outputs, and the pixels, whose products one that packs several makes in a block (or the roles of the two changed)."""
+    return (SIDE, SIDE) if arithmetic in GRIDS else (PACKED[arithmetic][0], 1)
 
 
 def pays(arithmetic: str, pe: int) -> bool:
     """Whether so many outputs take fewer blocks than with fewer products in each; so does every arithmetic that packs none."""
-    count, _ = PACKED.get(arithmetic, (0, 0))
+    count, _ = (SIDE, 0) if arithmetic in GRIDS else PACKED.get(arithmetic, (0, 0))
     return count == 0 or ceil(pe / count) < ceil(pe / (count - 1))
 
 
 def worth(arithmetic: str, weights: Interval, x: FixedType, wide: int) -> bool:
     """Whether to try it on a part whose blocks have a port of ``wide`` bits: not if the weights need more, nor if they need no more than on every
     other."""
-    if arithmetic not in PACKED or PACKED[arithmetic][1] == DSP_WIDE:
+    if port(arithmetic) <= DSP_WIDE:
         return True
     return wide >= DSP_WIDER and packing(arithmetic, weights, x, CHAIN) != packing(arithmetic.removesuffix(str(DSP_WIDER)), weights, x, CHAIN)
 
@@ -129,7 +158,7 @@ def delay(arithmetic: str, weights: Interval, weight: FixedType, x: FixedType, l
     """Cycles from the first product of a sum of so many lanes to the sum: one for each further lane of a chain, and one for each level of the tree
     that joins chains; the products of other arithmetics are chains of one. ``weight``: the type that holds the weights."""
     length = extra = 0
-    if arithmetic in PACKED:
+    if packs(arithmetic):
         form = packing(arithmetic, weights, x, lanes)
         assert form is not None, "arithmetic.check refuses what cannot be packed"
         length, extra = form.chain, PACK + SPLIT
@@ -156,15 +185,25 @@ def roles(arithmetic: str, weights: Interval, weight: FixedType, x: FixedType, p
 
 def refusal(arithmetic: str, weights: Interval, x: FixedType) -> str | None:
     """Why weights within the bounds cannot share a block so, or None if they can, exactly."""
-    factor, weight, (count, wide) = x.width + (not x.signed), weights.type(), PACKED[arithmetic]
+    factor, weight, wide, (outputs, pixels) = x.width + (not x.signed), weights.type(), port(arithmetic), sides(arithmetic)
     if factor > DSP_NARROW:
         return f"an input takes {factor} bits, but a DSP block multiplies {wide} by {DSP_NARROW} bits"
     if packing(arithmetic, weights, x, 1) is not None:
         return None
     product = _signed(weights * Interval.of(x.with_frac_bits(0))).width
-    split = _widest(weights, count, wide)
+    split = _widest(arithmetic, weights, Interval.of(x.with_frac_bits(0)))
+    if split * pixels < _below(weights):
+        return (
+            f"{outputs} weights of {weight.width} bits lie at most {split * pixels} bits apart in the {wide} bits of a DSP block's port, less than the "
+            f"{_below(weights)} bits that they have below their signs"
+        )
+    if pixels > 1:
+        return (
+            f"{outputs} weights of {weight.width} bits on {wide} bits of a DSP block's port and {pixels} inputs on {DSP_NARROW} leave their products at "
+            f"most {split} bits apart, but these have {product} bits, of which at most {MAX_KNOWN} can be found outside"
+        )
     return (
-        f"{count} weights of {weight.width} bits lie at most {split} bits apart in the {wide} bits of a DSP block's port, but their products "
+        f"{outputs} weights of {weight.width} bits lie at most {split} bits apart in the {wide} bits of a DSP block's port, but their products "
         f"have {product} bits, of which at most {MAX_KNOWN} can be found outside"
     )
 
@@ -175,12 +214,17 @@ def _luts(made: Packing, lanes: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _chained(weights: Interval, product: Interval, count: int, wide: int, length: int) -> Packing | None:
+def _chained(arithmetic: str, weights: Interval, x: Interval, length: int) -> Packing | None:
     """Of chains of that length: with the fewest known bits, then the least split, that do."""
+    (outputs, pixels), product = sides(arithmetic), weights * x
+    # The bits below the signs lie beside each other in a factor, which is wires less the signs (multiply.h).
+    apart = max(ceil(_below(weights) / pixels), _below(x) if pixels > 1 else 0)
     for known in range(MAX_KNOWN + 1):
-        for split in range(known + 1, _widest(weights, count, wide) + 1):
-            if exact(product, count, length, split, known):
-                made = Packing(count, length, split, known, _signed(_sum(weights, count, 1, split)), _signed(_sum(product, count, length, split)))
+        for split in range(max(known + 1, apart), _widest(arithmetic, weights, x) + 1):
+            if exact(product, outputs * pixels, length, split, known):
+                packed, wide = _sum(weights, outputs, 1, pixels * split), _sum(product, outputs * pixels, length, split)
+                numbers = _signed(_sum(x, pixels, 1, split)) if pixels > 1 else None
+                made = Packing(outputs * pixels, length, split, known, _signed(packed), _signed(wide), numbers)
                 return made if made.wide.width <= DSP_SUM else None
     return None
 
@@ -196,9 +240,21 @@ def exact(product: Interval, count: int, length: int, split: int, known: int) ->
     return True
 
 
-def _widest(weights: Interval, count: int, wide: int) -> int:
-    """The most bits that ``count`` weights can lie apart on a port of ``wide`` bits."""
-    return next((split for split in range(wide, 0, -1) if _signed(_sum(weights, count, 1, split)).width <= wide), 0)
+def _widest(arithmetic: str, weights: Interval, x: Interval) -> int:
+    """The most bits that products can lie apart by what the ports hold; 0 where these hold not even one number."""
+    outputs, pixels = sides(arithmetic)
+
+    def fits(split: int) -> bool:
+        packed, numbers = _sum(weights, outputs, 1, pixels * split), _sum(x, pixels, 1, split)
+        return _signed(packed).width <= port(arithmetic) and _signed(numbers).width <= DSP_NARROW
+
+    return next((split for split in range(DSP_WIDER, 0, -1) if fits(split)), 0)
+
+
+def _below(interval: Interval) -> int:
+    """The bits of its numbers below their sign."""
+    type_ = interval.type()
+    return type_.width - type_.signed
 
 
 def _sum(one: Interval, count: int, length: int, split: int) -> Interval:

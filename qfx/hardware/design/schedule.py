@@ -10,7 +10,7 @@ from qfx.errors import ProjectError
 from qfx.hardware.board import check_clock as check_clock  # part of this module's vocabulary
 from qfx.hardware.design.weights.sparse import Kept
 
-ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair", "triple", "quad", "pair27", "triple27", "quad27")
+ARITHMETIC = ("auto", "dsp", "lut", "shift", "pair", "triple", "quad", "pair27", "triple27", "quad27", "grid", "grid27")
 """How the multipliers of a layer are built: left to the vendor's tool, in DSP blocks, in LUTs, as shifts and additions of the digits of constant
 weights, or two, three or four products in one DSP block ("27": of those with a port of 27 bits). All of them compute the same numbers."""
 

@@ -250,11 +250,15 @@ def multiplier(name: str, weights: IntArray, x: FixedType, lanes: int, pixels: i
     """The type of multiply.h that builds the arithmetic ``name`` (of schedule.ARITHMETIC) for inputs of type ``x``, of which ``lanes`` are summed,
     for so many ``pixels`` at once."""
     weight = arithmetic.weight_type(weights)
-    if name in dsp.PACKED:
+    if dsp.packs(name):
         between, packed, shared = dsp.roles(name, arithmetic.bounds(weights), weight, x, pixels)
         form = dsp.packing(name, between, shared, lanes)
         assert form is not None, "arithmetic.check refuses what cannot be packed"
-        numbers = (form.count, form.chain, form.split, form.known, packed.width - packed.signed)
+        below = packed.width - packed.signed
+        if form.numbers is not None:
+            words = ", ".join(map(str, (*dsp.sides(name), form.chain, form.split, form.known, below, x.width - x.signed)))
+            return f"qfx::mul_grid<{words}, {', '.join(map(raw, (form.packed, form.numbers, form.wide)))} >"
+        numbers = (form.count, form.chain, form.split, form.known, below)
         return f"qfx::mul_packed<{', '.join(map(str, numbers))}, {raw(form.packed)}, {raw(form.wide)} >"
     if name == "shift":
         return f"qfx::mul_shift<{', '.join([raw(arithmetic.product_type(weights, x)), *map(digit, arithmetic.digit_form(weights).slots)])} >"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qfx.hardware.processes.matvec import MatVec
     from qfx.hardware.processes.process import Process, Setting
 
-_ARITHMETIC = ("dsp", "lut", *dsp.PACKED, "shift")
+_ARITHMETIC = ("dsp", "lut", *dsp.PACKED, *dsp.GRIDS, "shift")
 """What is chosen from, the first of equals. "auto" would leave the costs to the tool."""
 
 _ABREAST = (2, 4)
@@ -110,7 +110,8 @@ def options(unit: MatVec, setting: Setting) -> Options:
     else:
         forms = [form for form in _dividing(unit, setting) if window(form) is not None]
         others = _ragged(unit, setting, forms, tuple(sorted({dsp.PACKED.get(name, (1, 0))[0] for name in possible[1]})))
-        others += _travelling(unit, [form for one in forms for form in _abreast(unit, one)])
+        grids = any(name in dsp.GRIDS for name in possible[_ABREAST[0]]) if _ABREAST else False
+        others += _travelling(unit, [form for one in forms for form in _abreast(unit, one, grids=grids)])
         extra = len(others)
         forms += others
     found: list[Option] = []
@@ -265,9 +266,10 @@ def _behind(unit: MatVec, form: _Form) -> Scatter | Deal | None:
     return behind(joined, leave, pixels, ragged.words(unit.inputs, simd), whole=unit.beside is None and even)
 
 
-def _abreast(unit: MatVec, form: _Form) -> list[_Form]:
+def _abreast(unit: MatVec, form: _Form, *, grids: bool) -> list[_Form]:
     """The form with several pixels at once, as far as that can save anything: rows of weights that are so wide that their blocks are not full, or DSP
-    blocks, which channels of a depthwise convolution do not share; or where all outputs are worked on already, and only pixels are left."""
+    blocks, which channels of a depthwise convolution do not share, or where ``grids`` of outputs and pixels share one; or where all outputs are worked on
+    already, and only pixels are left."""
     if unit.cropped or any(table.index in ("element", "pixel") for table in unit.epilogue.tables):
         return []
     outputs = unit.groups if unit.depthwise else unit.outputs * unit.groups
@@ -280,7 +282,8 @@ def _abreast(unit: MatVec, form: _Form) -> list[_Form]:
         (narrow, *_), (wide, *_) = (unit.memories_at(Folding(form.pe * many, form.simd)) for many in (1, pixels))
         blocks, more = bram18(narrow.depth, narrow.width * narrow.count), bram18(wide.depth, wide.width * wide.count)
         saves = wide.depth > _LUT_ROWS and more - blocks >= max(_LEAST_SAVED, more // _PART_SAVED)
-        if saves or fast or (unit.depthwise and form.taps > 1 and pixels == _ABREAST[0]):
+        shares = grids and form.pe >= dsp.SIDE or unit.depthwise and form.taps > 1
+        if saves or fast or (shares and pixels == _ABREAST[0]):
             found.append(form._replace(pixels=pixels))
     return found
 

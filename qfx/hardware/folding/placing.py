@@ -17,7 +17,7 @@ from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.estimate import LIMITS, capacity, estimate
 from qfx.hardware.cost.resources import FIELDS, Resources
 from qfx.hardware.design import design as d
-from qfx.hardware.design.dsp import PACKED
+from qfx.hardware.design.dsp import port
 from qfx.hardware.design.schedule import CHIP_STORAGE, Schedule
 from qfx.hardware.design.storage import dense
 from qfx.hardware.timing.fifo import with_storage
@@ -63,7 +63,7 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
 
 def _check_packing(name: str, arithmetic: str, board: Board) -> None:
     """Raises ProjectError if the weights of packed products lie on a port that the board's DSP blocks do not have."""
-    _, wide = PACKED.get(arithmetic, (1, 0))
+    wide = port(arithmetic)
     there = r.device(board.part).dsp_wide
     if wide > there:
         what = f"arithmetic {arithmetic!r}: its weights lie on a port of {wide} bits, but the DSP blocks of the {board.title} have one of {there}"

@@ -40,7 +40,7 @@ class MatVec(OneToOne, WithEpilogue):
     ``pe`` and ``simd`` need not divide the ``outputs`` and ``inputs`` of a group: the last word of a row is then filled up, with zeros where it comes
     and with what is to be dropped where it leaves, and so are the weights, and the tables of the epilogue.
 
-    ``arithmetic``: as in Folding. For "shift" and those of ``dsp.PACKED`` lowering has made sure that it is exact. ``loaded``: the weights
+    ``arithmetic``: as in Folding. For "shift" and packed products lowering has made sure that it is exact. ``loaded``: the weights
     are loaded while the hardware runs, any of ``weight_type``; ``weights`` are then those at hand. ``place``: what holds them, as in Folding.
     ``beside``: a second stream, with as many numbers a word as leave at once, one word of which is read in each turn that writes; the epilogue joins
     its numbers with the sums. ``abreast``: the pixels that are worked on at once, of each of which words then hold as much, side by side.
@@ -342,8 +342,7 @@ class MatVec(OneToOne, WithEpilogue):
         summed = self.folding.lanes
         product = multiplier(self.arithmetic, self.possible, self.input.type, summed, self.abreast)
         acc = accumulator(self.epilogue)
-        crossed = dsp.across(self.arithmetic, self.weight_type, self.input.type, self.abreast)
-        several = (self.abreast, "true" if crossed else "false", *inputs) if self.abreast > 1 or inputs else ()
+        several = (self.abreast, f"qfx::{self._packs}", *inputs) if self.abreast > 1 or inputs else ()
         types = (reader, acc, product, raw(self._turn) if self._turn.width < self.acc.width else acc, accumulator(self.epilogue, self._headroom))
         shape = f"qfx::matvec_shape<{', '.join(map(str, (*numbers, *types, *several)))} >"
         _, fold = self._folds(self.folding)
@@ -361,6 +360,13 @@ class MatVec(OneToOne, WithEpilogue):
         )
         unit = replace(unit, epilogue=counted_without(unit.epilogue, self.cropped)) if self.cropped else unit
         return replace(unit, constants=(weights, *more, *unit.constants), pragmas=pragmas, body=(f"typedef {shape} shape;", *kept, *unit.body))
+
+    @property
+    def _packs(self) -> str:
+        """What its multipliers pack into a product (abreast.h)."""
+        if self.arithmetic in dsp.GRIDS:
+            return "in_a_grid"
+        return "across_pixels" if _across(self, self.arithmetic, self.abreast) else "along_outputs"
 
     def _codes(self) -> tuple[IntArray, FixedType, tuple[str, ...]]:
         """What the ROM holds, its type, and, where not all inputs meet a weight, what says which do (few_inputs of abreast.h)."""

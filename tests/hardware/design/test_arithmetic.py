@@ -60,6 +60,8 @@ def test_every_arithmetic_in_a_design(tmp_path: Path) -> None:
         foldings = {layer: Folding(pe, simd, name) for layer, (pe, simd) in layers.items()}
         if name in dsp.PACKED:
             foldings |= {"conv0": Folding(2, 6, "pair"), "conv2": Folding(2, 1)}  # two outputs a group, and one
+        if name in dsp.GRIDS:
+            foldings = {"conv0": Folding(2, 6, name, pixels=4), "conv2": Folding(2, 1), "conv4": Folding(6, 8, name, pixels=2)}
         designs.append((graph, Schedule.of(foldings)))
     bundle = build_bundle(designs, tmp_path, flags=("-Werror", "-O1"))
     text = (next(tmp_path.glob("design_3*")) / "src" / "layers.h").read_text()
@@ -126,7 +128,7 @@ def test_as_many_weights_as_resnet20_compile_with_little_memory(tmp_path: Path) 
         (11, U8, 2, False, ("auto", "dsp", "lut")),
         (4, FixedType(18, 18, signed=False), 2, False, ("auto", "dsp", "lut", "shift")),
         (2, FixedType(18, 18), 2, False, PAIRS),
-        (4, FixedType(4, 4), 4, False, ARITHMETIC),
+        (4, FixedType(4, 4), 4, False, tuple(name for name in ARITHMETIC if name not in dsp.GRIDS)),
         (4, FixedType(4, 4), 3, False, ("auto", "dsp", "lut", "shift", "pair", "triple", "pair27", "triple27")),
         (8, U8, 8, False, PAIRS),
         (2, FixedType(18, 18, signed=False), 2, False, ("auto", "dsp", "lut", "shift")),
@@ -135,6 +137,26 @@ def test_as_many_weights_as_resnet20_compile_with_little_memory(tmp_path: Path) 
 def test_choices(bits: int, x: FixedType, pe: int, depthwise: bool, expected: tuple[str, ...]) -> None:
     weights = np.arange(-(1 << (bits - 1)), 1 << (bits - 1))
     assert choices(weights, x, pe=pe, depthwise=depthwise) == expected
+
+
+@pytest.mark.parametrize(
+    ("bits", "x", "pe", "pixels", "depthwise", "expected"),
+    [
+        (4, FixedType(4, 4, signed=False), 2, 2, False, ("grid", "grid27")),
+        (4, FixedType(4, 4), 3, 4, False, ("grid", "grid27")),
+        (4, FixedType(4, 4), 2, 1, False, ()),
+        (4, FixedType(4, 4), 2, 3, False, ()),
+        (4, FixedType(4, 4), 1, 2, False, ()),
+        (4, FixedType(4, 4), 2, 2, True, ()),
+        (6, FixedType(6, 6), 2, 2, False, ("grid27",)),
+        (3, U8, 2, 2, False, ("grid", "grid27")),
+        (8, U8, 2, 2, False, ()),
+        (2, FixedType(18, 18), 2, 2, False, ()),  # two numbers do not fit the narrow port
+    ],
+)
+def test_choices_of_several_pixels(bits: int, x: FixedType, pe: int, pixels: int, depthwise: bool, expected: tuple[str, ...]) -> None:
+    weights = np.arange(-(1 << (bits - 1)), 1 << (bits - 1))
+    assert tuple(name for name in choices(weights, x, pe=pe, pixels=pixels, depthwise=depthwise) if name in dsp.GRIDS) == expected
 
 
 def test_nine_bits_of_few_digits_may_shift() -> None:
@@ -149,6 +171,9 @@ def test_nine_bits_of_few_digits_may_shift() -> None:
         ("conv0", Folding(1, 1, "pair"), "conv0: arithmetic 'pair': PE=1 outputs do not fill a DSP block of 2 products"),
         ("conv4", Folding(3, 8, "quad"), "conv4: arithmetic 'quad': PE=3 outputs do not fill a DSP block of 4 products"),
         ("conv2", Folding(2, 1, "pair"), "conv2: arithmetic 'pair': its outputs share no input"),
+        ("conv2", Folding(2, 1, "grid", pixels=2), "conv2: arithmetic 'grid': its outputs share no input"),
+        ("conv4", Folding(2, 8, "grid27"), "conv4: arithmetic 'grid27': it makes the products of 2 pixels in a block, which do not divide pixels=1"),
+        ("conv4", Folding(1, 8, "grid", pixels=2), "conv4: arithmetic 'grid': PE=1 outputs do not fill a DSP block of 2 outputs"),
     ],
 )
 def test_refusals_name_the_node_and_the_remedy(layer: str, folding: Folding, message: str) -> None:
@@ -175,6 +200,11 @@ def test_refusals_report_what_would_be_needed() -> None:
         lower(wide, Schedule.of({"linear0": Folding(2, 1, "pair")}))
     with pytest.raises(ProjectError, match="an input takes 19 bits, but a DSP block multiplies 25 by 18 bits"):
         arithmetic.check("triple", np.array([-1, 1]), FixedType(18, 18, signed=False), pe=3, depthwise=False, where="wide")
+    long = r"2 weights of 8 bits on 27 bits of a DSP block's port and 2 inputs on 18 leave their products at most 9 bits apart, but these have 16 bits"
+    with pytest.raises(ProjectError, match=long):
+        arithmetic.check("grid27", np.array([-128, 127]), U8, pe=2, depthwise=False, where="long", pixels=2)
+    with pytest.raises(ProjectError, match="lie at most 8 bits apart .* less than the 9 bits that they have below their signs"):
+        arithmetic.check("triple27", np.array([-500, 500]), FixedType(1, 1, signed=False), pe=3, depthwise=False, where="overlapping")
 
 
 def test_pairs_of_8_bits_fit_the_narrower_block_exactly() -> None:
@@ -185,6 +215,14 @@ def test_pairs_of_8_bits_fit_the_narrower_block_exactly() -> None:
     tight = dsp.packing("pair", Interval(-129, 127, 0), U8, 1)
     assert tight is not None
     assert (tight.split, tight.known, tight.packed.width) == (16, 1, 25)
+
+
+def test_four_products_of_4_bits_share_a_block_as_wp521_has_them() -> None:
+    four = dsp.packing("grid27", Interval(-8, 7, 0), FixedType(4, 4, signed=False), 8)
+    assert four is not None
+    assert four.numbers is not None
+    assert (four.count, four.chain, four.split, four.known) == (4, 8, 11, 0)  # eight sums before they are split once
+    assert (four.packed.width, four.numbers.width, four.wide.width) == (27, 16, 44)
 
 
 def test_chains_of_pairs_are_as_long_as_their_guard_bits_allow() -> None:
@@ -279,6 +317,8 @@ def test_a_rom_says_its_bits_and_holds_its_weights() -> None:
 @pytest.mark.parametrize("name", ARITHMETIC)
 def test_the_roms_of_a_project_hold_little_more_than_its_weights(name: str) -> None:
     foldings = {"conv0": Folding(2, 6, "pair" if name in dsp.PACKED else name), "conv4": Folding(6, 16, name), "linear8": Folding(4, 9, name)}
+    if name in dsp.GRIDS:
+        foldings = {layer: replace(folding, pixels=2) for layer, folding in foldings.items() if layer != "linear8"}
     design = lower(network(4), Schedule.of(foldings))
     processes = [process for process in design.processes if isinstance(process, d.MatVec)]
     sources = emit_sources(design, "top")

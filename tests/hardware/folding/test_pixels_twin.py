@@ -48,7 +48,7 @@ def foldings(graph: Graph) -> list[Folding]:
     depthwise = op.groups > 1
     both = [(simd, 1) for simd in ([1] if depthwise else divisors(per_group))]
     both += [(simd, taps) for simd in useful(taps * per_group)] if taps > 1 else []
-    names = ("dsp", "lut", "shift", *dsp.PACKED)
+    names = ("dsp", "lut", "shift", *dsp.PACKED, *dsp.GRIDS)
     every = itertools.product(divisors(outputs), both, names, (1, 2, 4))
     return [Folding(pe, simd, name, taps=together, pixels=pixels) for pe, (simd, together), name, pixels in every]
 

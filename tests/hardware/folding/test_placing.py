@@ -126,11 +126,11 @@ def test_loaded_weights_may_lie_in_ultraram() -> None:
         resolve(graph, replace(small, uram=0), Request(fps=10_000), clock_ns=5)
 
 
-@pytest.mark.parametrize("arithmetic", ["pair27", "triple27", "quad27"])
+@pytest.mark.parametrize("arithmetic", ["pair27", "triple27", "quad27", "grid27"])
 def test_packed_products_that_no_block_of_the_board_has_a_port_for_are_refused(arithmetic: str, tmp_path: Path) -> None:
     cast = Cast(scalar("ap_fixed<4,3,AP_RND,AP_SAT>"))
     graph = chain("short", (2, 3, 3), conv(0, 4, 2, 2, 2), cast, conv(2, 4, 4, 1, 1), cast, cast="ap_fixed<4,3,AP_RND,AP_SAT>")
-    schedule = Schedule.of({"conv0": Folding(4, arithmetic=arithmetic)})
+    schedule = Schedule.of({"conv0": Folding(4, arithmetic=arithmetic, pixels=2 if arithmetic == "grid27" else 1)})
     complaint = f"conv0: arithmetic '{arithmetic}': its weights lie on a port of 27 bits, but the DSP blocks of the TUL PYNQ-Z2 have one of 25"
     for ask in (
         lambda: plan(graph, board("pynq_z2"), schedule, clock_ns=10),

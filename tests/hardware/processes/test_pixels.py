@@ -27,7 +27,7 @@ from qfx.hardware.timing.fifo import least_depths, size_fifos
 from qfx.ir.graph import Graph
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.values import RawArray
-from qfx.operators import Affine, Cast, Linear, MaxPool, Relu, SumPool
+from qfx.operators import Affine, Cast, Conv, Linear, MaxPool, Relu, SumPool
 from qfx.testing import adversarial_inputs, assert_bit_exact
 
 FRAMES = 3
@@ -44,6 +44,12 @@ def convolution(outputs: int, channels: int, *kernel: int, groups: int = 1, stri
 def pooled(pool: MaxPool | SumPool) -> Graph:
     """With constants for each channel behind it; 4 rows of 32 pixels."""
     return chain("pooled", (3, 4, 32), pool, Affine(const(2, 3), const(3, 3)))
+
+
+def short(cast: str, outputs: int = 6) -> Graph:
+    """Of words of 4 bits, as many of the weights as of the numbers."""
+    layer = Conv(const(5, outputs, 4, 3, 3, bits=4), None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    return chain("short", (4, 4, 8), layer, Affine(const(2, outputs), const(3, outputs)), Relu(), cast=cast)
 
 
 def at(graph: Graph, *folding: int | str, **more: int) -> tuple[Graph, Schedule]:
@@ -65,6 +71,9 @@ FIXED = (
     at(pooled(MaxPool((2, 2), (2, 2), ((0, 0), (0, 0)), (1, 1))), 3, taps=4, pixels=2),
     at(pooled(MaxPool((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))), 3, taps=9, pixels=4),  # outside counts as the least number
     at(pooled(SumPool((2, 2), (2, 2), ((0, 0), (0, 0)))), 3, taps=4, pixels=2),
+    at(short("ap_ufixed<4,3>"), 2, 4, "grid27", pixels=2),  # two outputs by two pixels: a tap a turn
+    at(short("ap_ufixed<4,3>"), 3, 36, "grid", taps=9, pixels=4),  # known bits; whole windows, the last output alone
+    at(short("ap_fixed<4,3>", outputs=7), 3, 12, "grid27", taps=9, pixels=2),  # numbers with signs, words that are filled up
 )
 
 
