@@ -91,6 +91,40 @@ concat_pixel:
   }
 }
 
+// ABREAST whole pixels at once, the channels of a beside those of b in each.
+template <class Epilogue, class Joined, int SHIFT_A, int SHIFT_B, int PIXELS, int CHANNELS_A, int CHANNELS_B, int ABREAST, class A, class B>
+void concat_abreast(hls::stream<vec<A, ABREAST * CHANNELS_A> >& a, hls::stream<vec<B, ABREAST * CHANNELS_B> >& b,
+                    hls::stream<vec<typename Epilogue::out, ABREAST * (CHANNELS_A + CHANNELS_B)> >& out) {
+#pragma HLS INLINE
+  static const int CHANNELS = CHANNELS_A + CHANNELS_B;
+concat_abreast_block:
+  for (int block = 0; block < PIXELS / ABREAST; block++) {
+    QFX_PIPELINE_FRAMES
+    QFX_TURN();
+    const vec<A, ABREAST * CHANNELS_A> left = a.read();
+    const vec<B, ABREAST * CHANNELS_B> right = b.read();
+    vec<typename Epilogue::out, ABREAST * CHANNELS> result;
+    QFX_PACK(result)
+  concat_abreast_pixel:
+    for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+    concat_abreast_a:
+      for (int channel = 0; channel < CHANNELS_A; channel++) {
+#pragma HLS UNROLL
+        const Joined joined = shl<Joined>(left[pixel * CHANNELS_A + channel], SHIFT_A);
+        result[pixel * CHANNELS + channel] = Epilogue::apply(joined, block * ABREAST + pixel, channel);
+      }
+    concat_abreast_b:
+      for (int channel = 0; channel < CHANNELS_B; channel++) {
+#pragma HLS UNROLL
+        const Joined joined = shl<Joined>(right[pixel * CHANNELS_B + channel], SHIFT_B);
+        result[pixel * CHANNELS + CHANNELS_A + channel] = Epilogue::apply(joined, block * ABREAST + pixel, CHANNELS_A + channel);
+      }
+    }
+    out.write(result);
+  }
+}
+
 }  // namespace qfx
 
 #endif

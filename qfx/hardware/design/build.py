@@ -279,6 +279,15 @@ class Builder:
             raise ProjectError(f"PE={pe} does not divide its {channels} channels", where=node.name, remedy="use a divisor")
         return pe
 
+    def whole_pixels(self, node: Node, channels: int, common: int, pixels: int) -> int:
+        """The pixels of its result a word, with all their ``channels``; 0 where a word has PE numbers of one pixel, which divide ``common``. Raises
+        ProjectError, naming the node, where those asked for do not divide its ``pixels``."""
+        folding = self.schedule.folding(node.name)
+        if folding.pixels > 1 and (folding.pe != channels or pixels % folding.pixels):
+            what = f"pixels={folding.pixels}, PE={folding.pe}: words of several pixels hold all {channels} channels of each, and divide {pixels} pixels"
+            raise ProjectError(what, where=node.name, remedy=f"use pe={channels} and a divisor, or pixels=1")
+        return folding.pixels if folding.pixels > 1 or (folding.pe == channels and common % channels) else 0
+
     def finish(
         self,
         node: Node,

@@ -12,7 +12,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design import arithmetic
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import Builder, Value, plane_shape
-from qfx.hardware.design.epilogue import Frame, Steps
+from qfx.hardware.design.epilogue import Frame, Steps, check_abreast
 from qfx.hardware.design.phases import Phases
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.folding import ragged
@@ -113,9 +113,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     come, leave = vectors * ragged.words(inputs, unit.simd), vectors * (1 if unit.depthwise else ragged.words(row, unit.pe))
     second, beside = build.take_beside(node, unit.pe, row, leave, pixels)
     epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, beside, row, pixels)
-    if pixels > 1 and any(table.index in ("element", "pixel") for table in epilogue.tables):
-        what = f"pixels={pixels}: it has constants for each pixel behind its sums, of which one is read in a turn"
-        raise ProjectError(what, where=node.name, remedy="use pixels=1")
+    check_abreast(node.name, epilogue, pixels, "sums")
     stream, lanes = unit.stream, unit.pe * unit.simd if unit.depthwise else unit.simd
     if stream.parallel == lanes:
         stream = build.beside_each_other(node.inputs[0], stream, come, pixels)
@@ -204,9 +202,7 @@ def add_pool(build: Builder, node: Node, chain: tuple[Node, ...], join: str, win
     elif not whole:
         stream = build.window(node.name, stream, frame.channels, windows, 0, padding, whole=together > 1)
     epilogue, out, name = build.finish(node, chain, steps, frame, pe, pixels=pixels)
-    if pixels > 1 and any(table.index in ("element", "pixel") for table in epilogue.tables):
-        what = f"pixels={pixels}: it has constants for each pixel behind its windows, of which one is read in a turn"
-        raise ProjectError(what, where=node.name, remedy="use pixels=1")
+    check_abreast(node.name, epilogue, pixels, "windows")
     count = taps if whole else frame.pixels
     build.add(d.Pool(build.names.new(node.name, "pool"), stream, out, join, whole, count, frame.channels, taps, held, epilogue, together, pixels))
     build.give_stream(name, out, frame)

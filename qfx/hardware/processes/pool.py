@@ -149,7 +149,7 @@ class Pool(OneToOne, Unweighted, Widening):
 
     def _several(self, setting: Setting) -> list[Option]:
         """The options with several neighbouring windows in one word, all channels of each."""
-        if setting.front is None or setting.front.taps == 1 or any(table.index in ("element", "pixel") for table in self.epilogue.tables):
+        if setting.front is None or setting.front.taps == 1 or self.epilogue.by_pixel:
             return []
         on, found = setting.on, []
         for pixels in [setting.pinned.pixels] if setting.pinned else _ABREAST:

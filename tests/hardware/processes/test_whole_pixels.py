@@ -1,0 +1,142 @@
+"""What moves numbers, and joins values, keeps up with convolutions of several pixels a cycle: numbers, turns and FIFOs of words of whole pixels, and that a
+search takes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hardware_models import chain, const, conv, scalar
+from support.bounded import BoundedBundle, build, differences
+
+from qfx.errors import ProjectError
+from qfx.hardware.board import board
+from qfx.hardware.cost import pieces
+from qfx.hardware.cost import resources as r
+from qfx.hardware.design import design as d
+from qfx.hardware.design.lower import lower
+from qfx.hardware.design.schedule import Folding, Request, Schedule
+from qfx.hardware.folding import search as fold
+from qfx.hardware.folding.options import layers
+from qfx.hardware.processes.traits import WholePixels
+from qfx.hardware.timing.fifo import least_depths, size_fifos
+from qfx.ir.graph import Graph, Node
+from qfx.ir.interpret import quantize_input, run_from_raw
+from qfx.ir.values import RawArray
+from qfx.operators import Affine, Cast, Concat, Input
+from qfx.testing import adversarial_inputs, assert_bit_exact
+
+FRAMES = 3
+ZCU = board("zcu102")
+NARROW = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
+
+
+def joined() -> Graph:
+    """Three values of other words and channels, with constants for each channel behind them."""
+    wide = Cast(scalar("ap_ufixed<7,5,AP_RND,AP_SAT>"))
+    return Graph(
+        "joined",
+        (
+            Node("x", Input((3, 4, 8), scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))),
+            Node("few", conv(0, 2, 3, 1, 1), ("x",)),
+            Node("few_q", wide, ("few",)),
+            Node("many", conv(2, 5, 3, 1, 1), ("x",)),
+            Node("many_q", NARROW, ("many",)),
+            Node("cat", Concat(), ("few_q", "x", "many_q")),
+            Node("affine", Affine(const(4, 10), const(5, 10)), ("cat",)),
+        ),
+        "affine",
+    )
+
+
+def at(graph: Graph, **folding: int) -> tuple[Graph, Schedule]:
+    """The last node but one folded so."""
+    return graph, Schedule.of({graph.nodes[-2].name: Folding(**folding)})
+
+
+FIXED = (
+    at(joined(), pe=10),
+    at(joined(), pe=10, pixels=4),
+)
+
+
+@pytest.fixture(scope="module")
+def compiled(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> BoundedBundle:
+    designs = [size_fifos(lower(graph, schedule)) for graph, schedule in FIXED]
+    return build(designs, tmp_path_factory.mktemp("whole"), flags=("-Werror", "-O0"))
+
+
+def x_raw(graph: Graph, index: int) -> RawArray:
+    return quantize_input(graph, adversarial_inputs(graph, np.random.default_rng(index), FRAMES))
+
+
+def parts(design: d.Design) -> list[WholePixels]:
+    return [process for process in design.processes if isinstance(process, WholePixels)]
+
+
+def test_numbers_turns_and_depths(compiled: BoundedBundle) -> None:
+    """Raw for raw those of the interpreter, in the turns of the model, through FIFOs as deep as chosen, and one as shallow as it can be."""
+    for index, (graph, schedule) in enumerate(FIXED):
+        design, raws = compiled.designs[index], x_raw(graph, index)
+        assert all(process.abreast for process in parts(design)), schedule
+        least = least_depths(design)
+        deepest = max(least, key=lambda name: least[name])
+        for depths in (None, {deepest: least[deepest]}):
+            found = compiled.run(index, raws, depths)
+            assert_bit_exact(found.y_raw, run_from_raw(graph, raws), names=(f"bounded simulation of {schedule}", "interpreter"))
+            assert differences(design, found) == [], schedule
+
+
+def test_options_are_what_lowering_makes_of_them() -> None:
+    """Words, busy cycles and costs."""
+    for graph, schedule in FIXED:
+        ((name, _),) = schedule.foldings
+        (layer,) = (layer for layer in layers(lower(graph, Schedule()), ZCU, {}) if layer.name == name)
+        several = [place for place, folding in enumerate(layer.foldings) if layer.gives[place] > layer.foldings[place].pe or folding.pixels > 1]
+        assert schedule.folding(name) in [layer.foldings[place] for place in several] or schedule.folding(name).pixels == 1
+        for place, folding in enumerate(layer.foldings):
+            made = parts(lower(graph, Schedule.of({name: folding})))
+            words = [stream.parallel for process in made for stream in process.sources]
+            assert {int(layer.words(source)[place]) for source in range(len(layer.sources))} <= set(words), folding
+            assert made[0].sources[0].parallel == layer.takes[place], folding
+            assert made[-1].targets[0].parallel == layer.gives[place], folding
+            assert max(process.busy for process in made) == layer.busy[place], folding
+            queues = [pieces.queue(stream, stream.parallel) for process in made for stream in process.targets]
+            costs = r.total([*(process.cost(r.device(ZCU.part)) for process in made), *queues])
+            assert costs == r.Resources(*layer.costs[place].tolist()), folding
+
+
+def test_a_search_takes_them_where_they_are_asked_for() -> None:
+    """As fast as what is in front; and none where one number a cycle is enough."""
+    graph = FIXED[0][0]
+    made = fold.resolve(graph, ZCU, Request(fit=True), clock_ns=5)
+    assert made.schedule.folding("cat").pixels > 1
+    assert made.interval < 4 * 8 - 1
+    slow = fold.resolve(graph, ZCU, Request(fps=1e5), clock_ns=5)
+    assert not any(process.abreast for process in parts(lower(graph, slow.schedule)))
+
+
+def test_what_does_not_come_out_even_is_refused() -> None:
+    positioned = replace(FIXED[0][0], nodes=(*FIXED[0][0].nodes[:-1], Node("affine", Affine(const(4, 10), const(5, 10, 4, 8)), ("cat",))))
+    for graph, folding, part in (
+        (FIXED[0][0], Folding(10, pixels=3), "divide 32 pixels"),
+        (FIXED[0][0], Folding(1, pixels=2), "hold all 10 channels"),
+        (FIXED[0][0], Folding(3), "use a common divisor, or PE=10"),
+        (positioned, Folding(10, pixels=2), "constants for each pixel behind its inputs"),
+    ):
+        with pytest.raises(ProjectError) as found:
+            lower(graph, Schedule.of({graph.nodes[-2].name: folding}))
+        assert part in str(found.value)
+
+
+def test_a_bit_that_is_off_is_seen(gxx: str, tmp_path: Path) -> None:
+    """The shift of one of the values is another."""
+    graph, schedule = FIXED[1]
+    design = size_fifos(lower(graph, schedule))
+    place, process = next((i, process) for i, process in enumerate(design.processes) if isinstance(process, d.Concat))
+    wrong = replace(process, shifts=(process.shifts[0], process.shifts[1] + 1))
+    bundle = build([replace(design, processes=(*design.processes[:place], wrong, *design.processes[place + 1 :]))], tmp_path, flags=("-Werror", "-O0"))
+    raws = x_raw(graph, 0)
+    assert not np.array_equal(bundle.run(0, raws).y_raw, run_from_raw(graph, raws))
