@@ -74,10 +74,10 @@ class Expand(Mover):
                 shape[axis] *= factors[axis] if axis else 1
             if rows * columns > 1:
                 name, source, out = moving.step("repeat", shape)
-                builder.add(d.Repeat(name, source, out, size, (rows, columns), cube.lanes(shape)))
+                builder.add(d.Repeat(name, source, out, size, (rows, columns), cube.lanes(shape) or shape[0]))
         if factors[0] > 1:
             name, source, out = moving.step("repeat", self.shape)
-            builder.add(d.Repeat(name, source, out, (1, prod(shape[1:]), 1), (1, factors[0])))
+            builder.add(d.Repeat(name, source, out, (1, prod(shape[1:]), 1), (1, factors[0]), 1))
         moving.done()
 
     @classmethod

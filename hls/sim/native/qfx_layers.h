@@ -146,9 +146,12 @@ void hand_over(qfx_native::frames<vec<T, P> >& in, qfx_native::frames<vec<R, P> 
   out.filled(WORDS);
 }
 
-// The words of concat's streams, or of concat_abreast's: the same numbers in the same order.
-template <class Epilogue, class Joined, int SHIFT_A, int SHIFT_B, int PIXELS, int CHANNELS_A, int CHANNELS_B, class A, class B>
-inline void concat_frames(const A* __restrict first, const B* __restrict second, typename Epilogue::out* __restrict y) {
+template <class Epilogue, class Joined, int SHIFT_A, int SHIFT_B, int PIXELS, int CHANNELS_A, int CHANNELS_B, class A, class B, int P>
+void concat(qfx_native::frames<vec<A, P> >& a, qfx_native::frames<vec<B, P> >& b, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
+  static const size_t WORDS_A = size_t(PIXELS) * (CHANNELS_A / P), WORDS_B = size_t(PIXELS) * (CHANNELS_B / P);
+  const A* __restrict first = qfx_native::come(a, WORDS_A);
+  const B* __restrict second = qfx_native::come(b, WORDS_B);
+  typename Epilogue::out* __restrict y = qfx_native::leave(out, WORDS_A + WORDS_B);
   for (int pixel = 0; pixel < PIXELS; pixel++) {
     for (int i = 0; i < CHANNELS_A; i++) y[i] = Epilogue::apply(shl<Joined>(first[i], SHIFT_A), pixel, i);
     y += CHANNELS_A;
@@ -157,27 +160,9 @@ inline void concat_frames(const A* __restrict first, const B* __restrict second,
     first += CHANNELS_A;
     second += CHANNELS_B;
   }
-}
-
-template <class Epilogue, class Joined, int SHIFT_A, int SHIFT_B, int PIXELS, int CHANNELS_A, int CHANNELS_B, class A, class B, int P>
-void concat(qfx_native::frames<vec<A, P> >& a, qfx_native::frames<vec<B, P> >& b, qfx_native::frames<vec<typename Epilogue::out, P> >& out) {
-  static const size_t WORDS_A = size_t(PIXELS) * (CHANNELS_A / P), WORDS_B = size_t(PIXELS) * (CHANNELS_B / P);
-  concat_frames<Epilogue, Joined, SHIFT_A, SHIFT_B, PIXELS, CHANNELS_A, CHANNELS_B>(qfx_native::come(a, WORDS_A), qfx_native::come(b, WORDS_B),
-                                                                                    qfx_native::leave(out, WORDS_A + WORDS_B));
   a.drop(WORDS_A);
   b.drop(WORDS_B);
   out.filled(WORDS_A + WORDS_B);
-}
-
-template <class Epilogue, class Joined, int SHIFT_A, int SHIFT_B, int PIXELS, int CHANNELS_A, int CHANNELS_B, int ABREAST, class A, class B>
-void concat_abreast(qfx_native::frames<vec<A, ABREAST * CHANNELS_A> >& a, qfx_native::frames<vec<B, ABREAST * CHANNELS_B> >& b,
-                    qfx_native::frames<vec<typename Epilogue::out, ABREAST * (CHANNELS_A + CHANNELS_B)> >& out) {
-  static const size_t WORDS = PIXELS / ABREAST;
-  concat_frames<Epilogue, Joined, SHIFT_A, SHIFT_B, PIXELS, CHANNELS_A, CHANNELS_B>(qfx_native::come(a, WORDS), qfx_native::come(b, WORDS),
-                                                                                    qfx_native::leave(out, WORDS));
-  a.drop(WORDS);
-  b.drop(WORDS);
-  out.filled(WORDS);
 }
 
 template <int H, int W, int CHUNKS, int OH, int OW, int OC, int TOP, int LEFT, int FIRST, class T, class R, int P>

@@ -12,6 +12,7 @@ import numpy as np
 from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
+from qfx.hardware.design.cubes import Moving
 from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops, with_filled_rows
 from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, live_nodes, readers_of, taps
 from qfx.hardware.design.names import Names
@@ -284,7 +285,9 @@ class Builder:
         ProjectError, naming the node, where those asked for do not divide its ``pixels``."""
         folding = self.schedule.folding(node.name)
         if folding.pixels > 1 and (folding.pe != channels or pixels % folding.pixels):
-            what = f"pixels={folding.pixels}, PE={folding.pe}: words of several pixels hold all {channels} channels of each, and divide {pixels} pixels"
+            what = (
+                f"pixels={folding.pixels}, PE={folding.pe}: words of several pixels hold all {channels} channels of each, and divide {pixels} pixels"
+            )
             raise ProjectError(what, where=node.name, remedy=f"use pe={channels} and a divisor, or pixels=1")
         return folding.pixels if folding.pixels > 1 or (folding.pe == channels and common % channels) else 0
 
@@ -417,32 +420,18 @@ class Builder:
         self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
         self.give_stream(name, out, frame)
 
-    def moving(self, node: Node, counts: tuple[int, ...], word: FixedType | None = None) -> Moving:
+    def moving(self, node: Node, counts: tuple[int, ...], word: FixedType | None = None, *, whole: bool = False) -> Moving:
         """The value that ``node`` reads, on its way through processes that move its numbers, as many channels a word as the node is folded to.
 
-        ``counts`` are the numbers of channels that this has to divide; ``word`` is the type of the result, if it is another.
+        ``counts`` are the numbers of channels that this has to divide; ``word`` is the type of the result, if it is another. ``whole``: whether the
+        node may be folded to whole pixels.
         """
-        pe, common = self.schedule.folding(node.name).pe, gcd(*counts)
-        if common % pe:
+        pe, common, info = self.schedule.folding(node.name).pe, gcd(*counts), self.graph.infos[node.name]
+        pixels = self.whole_pixels(node, info.shape[0], common, info.size // info.shape[0]) if whole else 0
+        if not pixels and common % pe:
             raise ProjectError(f"PE={pe} would cut its channels within a word", where=node.name, remedy=f"use a divisor of {common}")
-        return Moving(self, node, self.take_stream(node.inputs[0], pe), word)
-
-
-class Moving:
-    """A value that goes through one process after the other, each of which moves its numbers."""
-
-    def __init__(self, builder: Builder, node: Node, stream: d.Stream, word: FixedType | None) -> None:
-        self._builder, self._node, self._stream, self._word = builder, node, stream, word
-
-    def step(self, kind: str, shape: Sequence[int]) -> tuple[str, d.Stream, d.Stream]:
-        """The name of the next process, what it reads and what it writes: a value of ``shape``."""
-        source = self._stream
-        self._stream = self._builder.stream(self._node.name, self._word or source.type, source.parallel, int(np.prod(shape, dtype=np.int64)))
-        return self._builder.names.new(self._node.name, kind), source, self._stream
-
-    def done(self) -> None:
-        """Give what the last process writes as the node's value."""
-        self._builder.give_stream(self._node.name, self._stream, Frame.of(self._builder.graph.infos[self._node.name].shape))
+        stream = self.take(node.inputs[0]).stream if pixels else self.take_stream(node.inputs[0], pe)
+        return Moving(self, node, stream, word, pixels)
 
 
 def port(type_: FixedType, shape: tuple[int, ...], parallel: int, name: str) -> d.Port:

@@ -231,7 +231,8 @@ class WholePixels(Widening, abstract=True):
     def options(self, setting: Setting) -> list[Option]:
         pinned = setting.pinned
         if pinned is None:
-            return [*Widening.options(self, setting), *self._whole(self.counts, setting)]
+            single = [] if self.leaving in self.widths(setting) else [1]
+            return [*Widening.options(self, setting), *self._whole([*single, *(count for count in self.counts if count > 1)], setting)]
         if pinned.pixels == 1 and pinned.pe in self.widths(setting):
             return Widening.options(self, setting)
         return self._whole([pinned.pixels], setting) if pinned.pe == self.leaving else []
