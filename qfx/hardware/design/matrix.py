@@ -177,15 +177,13 @@ def add_pool(build: Builder, node: Node, chain: tuple[Node, ...], join: str, win
     frame = Frame.of(info.shape)
     pe = build.parallel(node, frame.channels)
     whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
-    together = build.taps(node, windows)
-    if together > 1 and whole:
-        raise ProjectError(f"taps={together}: its one window is the frame, of which no rows are kept", where=node.name, remedy="use taps=1")
     taps = int(np.prod(windows.kernel))
+    together = frame_taps(build, node, taps, frame.channels) if whole else build.taps(node, windows)
     pixels = check_pixels(node, build.schedule.folding(node.name).pixels, frame)
     if pixels > 1 and (together == 1 or (pe, together) != (frame.channels, taps)):
         what = f"pixels={pixels}: a pool joins several windows at once where a word holds all taps and channels of each"
         raise ProjectError(what, where=node.name, remedy=f"use pe={frame.channels} and taps={taps}, or pixels=1")
-    stream = build.take(node.inputs[0]).stream if pixels > 1 else build.take_stream(node.inputs[0], pe)
+    stream = build.take(node.inputs[0]).stream if pixels > 1 else build.take_stream(node.inputs[0], pe * together if whole else pe)
     held = stream.type if acc is None else acc
     steps = Steps(build.names, node.name, (held,), frame, source.grids)
     if info.per_channel:
@@ -206,6 +204,15 @@ def add_pool(build: Builder, node: Node, chain: tuple[Node, ...], join: str, win
     count = taps if whole else frame.pixels
     build.add(d.Pool(build.names.new(node.name, "pool"), stream, out, join, whole, count, frame.channels, taps, held, epilogue, together, pixels))
     build.give_stream(name, out, frame)
+
+
+def frame_taps(build: Builder, node: Node, taps: int, channels: int) -> int:
+    """The pixels of a word of ``node``, which joins all ``taps`` pixels of a frame of so many ``channels``."""
+    folding = build.schedule.folding(node.name)
+    if folding.taps > 1 and (taps % folding.taps or folding.pe != channels):
+        what = f"taps={folding.taps}: its one window is the frame, of which a word has all channels of so many of the {taps} pixels"
+        raise ProjectError(what, where=node.name, remedy=f"use pe={channels} and a divisor, or taps=1")
+    return folding.taps
 
 
 def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> None:

@@ -24,7 +24,7 @@ from qfx.hardware.timing.fifo import least_depths, size_fifos
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.values import RawArray
-from qfx.operators import Affine, Cast, Concat, Input, Pad, Slice, Upsample
+from qfx.operators import Affine, Cast, Concat, Input, MaxPool, Pad, ReduceSum, Slice, SumPool, Upsample
 from qfx.testing import assert_bit_exact
 
 FRAMES = 3
@@ -60,6 +60,12 @@ def moved(op: Pad | Slice | Upsample, width: int = 8) -> Graph:
     return chain("moved", (3, 4, width), op, NARROW)
 
 
+def at_once(op: SumPool | MaxPool | ReduceSum, together: int) -> tuple[Graph, Schedule]:
+    """A pool of a whole frame of 4 x 8 pixels, so many of them a turn."""
+    graph = chain("whole", (3, 4, 8), op, Affine(const(6, 3), const(7, 3)))
+    return graph, Schedule.of({graph.nodes[1].name: Folding(3, taps=together)})
+
+
 FIXED = (
     at(joined(), pe=10),
     at(joined(), pe=10, pixels=4),
@@ -76,6 +82,9 @@ FIXED = (
     at(moved(Slice((1, 0, 4), (3, 4, 8), (1, 3, 1))), pe=2, pixels=4),  # whole words, of fewer channels
     at(moved(Slice((0, 0, 2), (3, 4, 7), (2, 1, 1))), pe=2, pixels=5),  # a row
     at(moved(Slice((0, 0, 0), (2, 4, 8), (1, 1, 1))), pe=2),  # a pixel
+    at_once(SumPool((4, 8), (1, 1), ((0, 0), (0, 0))), 4),
+    at_once(MaxPool((4, 8), (1, 1), ((0, 0), (0, 0)), (1, 1)), 8),
+    at_once(ReduceSum((1, 2)), 2),
 )
 
 
@@ -95,15 +104,15 @@ def x_raw(graph: Graph, index: int) -> RawArray:
     return quantize_input(graph, np.random.default_rng(index).uniform(-4, 4, shape).astype(np.float32))
 
 
-def parts(design: d.Design) -> list[WholePixels]:
-    return [process for process in design.processes if isinstance(process, WholePixels)]
+def parts(design: d.Design) -> list[WholePixels | d.Pool]:
+    return [process for process in design.processes if isinstance(process, WholePixels | d.Pool)]
 
 
 def test_numbers_turns_and_depths(compiled: BoundedBundle) -> None:
     """Raw for raw those of the interpreter, in the turns of the model, through FIFOs as deep as chosen, and one as shallow as it can be."""
     for index, (graph, schedule) in enumerate(FIXED):
         design, raws = compiled.designs[index], x_raw(graph, index)
-        assert all(process.abreast for process in parts(design)), schedule
+        assert all(process.together if isinstance(process, d.Pool) else process.abreast for process in parts(design)), schedule
         least = least_depths(design)
         deepest = max(least, key=lambda name: least[name])
         for depths in (None, {deepest: least[deepest]}):
@@ -117,8 +126,7 @@ def test_options_are_what_lowering_makes_of_them() -> None:
     for graph, schedule in FIXED:
         ((name, _),) = schedule.foldings
         (layer,) = (layer for layer in layers(lower(graph, Schedule()), ZCU, {}) if layer.name == name)
-        several = [place for place, folding in enumerate(layer.foldings) if layer.gives[place] > layer.foldings[place].pe or folding.pixels > 1]
-        assert schedule.folding(name) in [layer.foldings[place] for place in several] or schedule.folding(name).pixels == 1
+        assert {max(folding.pixels, folding.taps) for folding in layer.foldings} > {1}, name
         for place, folding in enumerate(layer.foldings):
             made = parts(lower(graph, Schedule.of({name: folding})))
             words = [stream.parallel for process in made for stream in process.sources]
@@ -139,11 +147,19 @@ def test_a_search_takes_them_where_they_are_asked_for() -> None:
     assert made.interval < 4 * 8 - 1
     slow = fold.resolve(graph, ZCU, Request(fps=1e5), clock_ns=5)
     assert not any(process.abreast for process in parts(lower(graph, slow.schedule)))
+    frames, _ = FIXED[15]
+    made = fold.resolve(frames, ZCU, Request(fit=True), clock_ns=5)
+    assert made.schedule.folding(frames.nodes[1].name).taps > 1
 
 
 def test_what_does_not_come_out_even_is_refused() -> None:
     positioned = replace(FIXED[0][0], nodes=(*FIXED[0][0].nodes[:-1], Node("affine", Affine(const(4, 10), const(5, 10, 4, 8)), ("cat",))))
+    up, whole = FIXED[2][0], FIXED[15][0]
     for graph, folding, part in (
+        (up, Folding(3, pixels=64), "not moved so many pixels at once"),
+        (up, Folding(3, pixels=3), "divide 128 pixels"),
+        (whole, Folding(3, taps=3), "so many of the 32 pixels"),
+        (whole, Folding(1, taps=2), "so many of the 32 pixels"),
         (FIXED[0][0], Folding(10, pixels=3), "divide 32 pixels"),
         (FIXED[0][0], Folding(1, pixels=2), "hold all 10 channels"),
         (FIXED[0][0], Folding(3), "use a common divisor, or PE=10"),
