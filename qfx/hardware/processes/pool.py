@@ -29,8 +29,8 @@ _ABREAST = (2, 4)
 
 @dataclass(frozen=True, slots=True)
 class Pool(OneToOne, Unweighted, Widening):
-    """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``; a word of the input has ``together`` taps: 1 or all, of a whole
-    frame any number, and all channels of each.
+    """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``; a word of the input has ``together`` taps: 1 or all, of a
+    whole frame any number, each with all channels.
     ``abreast``: the neighbouring pixels of a word, each with all its taps and channels where there are several."""
 
     name: str

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, few_of_each, from_ddr, side_by_side, spilled
+from hardware_models import DIRECTED, few_of_each, from_ddr, side_by_side, spilled, whole_pixels
 from hypothesis import given
 from hypothesis import strategies as st
 from random_schedules import random_schedule
@@ -26,7 +26,14 @@ def designs() -> list[d.Design]:
     rng = np.random.default_rng(0)
     graphs = [make() for make in (*DIRECTED, upsampling)]
     found = [lower(graph, schedule) for graph in graphs for schedule in (Schedule(), random_schedule(graph, rng))]
-    found += [lower(crossed(), Schedule.of({}, merged=True)), lower(*side_by_side()), lower(*from_ddr()), lower(*few_of_each()), lower(*spilled())]
+    found += [
+        lower(crossed(), Schedule.of({}, merged=True)),
+        lower(*side_by_side()),
+        lower(*whole_pixels()),
+        lower(*from_ddr()),
+        lower(*few_of_each()),
+        lower(*spilled()),
+    ]
     loops = [(design, process) for design in found for process in design.processes if isinstance(process, d.Loop)]
     return [*found, *(replace(design, processes=loop.step.parts, streams=loop.step.fifos) for design, loop in loops)]
 

@@ -70,10 +70,10 @@ class _Abreast(OneToOne, Buffering, Between, abstract=True):
     def _choice(self) -> Resources:
         """Between what comes and what waits."""
 
-    def _call(self, function: str) -> Unit:
+    def _call(self, function: str, more: str = "") -> Unit:
         kept = places("line", raw(self.single.type), self.single.parallel * (self.pixels - 1), self.words, self.line)
         shape = f"qfx::abreast_shape<{self.joined.words // self.words}, {self.words}, {self.pixels}>"
-        unit = self.call(f"qfx::{function}<{shape} >(in, out, line);")
+        unit = self.call(f"qfx::{function}<{shape}{more} >(in, out, line);")
         return replace(unit, body=(*kept, *unit.body))
 
 
@@ -107,12 +107,14 @@ class Gather(_Abreast):
 
 @dataclass(frozen=True, slots=True)
 class Scatter(_Abreast):
-    """The words of pixels that come side by side, all of the first pixel before those of the next one."""
+    """The words of pixels that come side by side, all of the first pixel before those of the next one. ``together``: how many groups of pixels, one
+    after the other, a word has; what leaves together is then a pixel of each group."""
 
     name: str
     input: Stream
     output: Stream
     words: int
+    together: int = 1
 
     @property
     def single(self) -> Stream:
@@ -131,7 +133,7 @@ class Scatter(_Abreast):
         return turns, first, all_
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        return self._call("scatter")
+        return self._call("scatter", f", {self.together}" if self.together > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)
