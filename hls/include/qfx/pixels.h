@@ -49,24 +49,21 @@ repeat_abreast_y:
   }
 }
 
-// Rows whose pixels move along: in `lanes` lie the word that came last and the one before it.
+// The pixels of a row move along: `held` has the word that came last, and in front of it the one before.
 template <class T, int N>
-struct two_words {
-  T lanes[2 * N];
-  inline void next(const bool comes, hls::stream<vec<T, N> >& in) {
+inline void next_word(T (&held)[2 * N], const bool comes, hls::stream<vec<T, N> >& in) {
 #pragma HLS INLINE
-    vec<T, N> word;
-    if (comes) {
-      word = in.read();
-    }
-  two_words_lane:
-    for (int p = 0; p < N; p++) {
-#pragma HLS UNROLL
-      lanes[p] = lanes[N + p];
-      if (comes) lanes[N + p] = word[p];
-    }
+  vec<T, N> word;
+  if (comes) {
+    word = in.read();
   }
-};
+next_word_lane:
+  for (int p = 0; p < N; p++) {
+#pragma HLS UNROLL
+    held[p] = held[N + p];
+    if (comes) held[N + p] = word[p];
+  }
+}
 
 // Zeros around a frame of H rows of WORDS words and CHANNELS channels a pixel: the result has OH rows of OWORDS words and OC channels; the frame begins at
 // row TOP, column LEFT and channel FIRST. A turn writes a word; of a row that has pixels of the frame the turns from AT on read one. Pixel 0 of a word of
@@ -75,8 +72,8 @@ template <int H, int WORDS, int CHANNELS, int OH, int OWORDS, int OC, int TOP, i
 void pad_abreast(hls::stream<vec<T, N> >& in, hls::stream<vec<R, ON> >& out) {
 #pragma HLS INLINE
   static const int TOGETHER = ON / OC, W = WORDS * (N / CHANNELS);
-  two_words<T, N> held;
-#pragma HLS ARRAY_PARTITION variable=held.lanes complete dim=1
+  T held[2 * N];
+#pragma HLS ARRAY_PARTITION variable=held complete dim=1
 pad_abreast_y:
   for (int y = 0; y < OH; y++) {
   pad_abreast_word:
@@ -84,7 +81,7 @@ pad_abreast_y:
       QFX_PIPELINE_FRAMES
       QFX_TURN();
       const bool row = y >= TOP && y < TOP + H;
-      held.next(row && i >= AT && i < AT + WORDS, in);
+      next_word<T, N>(held, row && i >= AT && i < AT + WORDS, in);
       vec<R, ON> padded;
       QFX_PACK(padded)
     pad_abreast_lane:
@@ -95,7 +92,7 @@ pad_abreast_y:
         const int to = pixel < LEFT + W ? (LEFT + W - pixel + TOGETHER - 1) / TOGETHER : 0;
         const int lane = (BASE + pixel) * CHANNELS + channel;
         const bool real = channel >= 0 && channel < CHANNELS && lane >= 0 && lane < 2 * N;
-        padded[p] = real && row && i >= from && i < to ? R(held.lanes[real ? lane : 0]) : R(0);
+        padded[p] = real && row && i >= from && i < to ? R(held[real ? lane : 0]) : R(0);
       }
       out.write(padded);
     }
@@ -109,22 +106,22 @@ void slice_abreast(hls::stream<vec<T, N> >& in, hls::stream<vec<T, ON> >& out) {
 #pragma HLS INLINE
   static const int OC = (SpanChannel::STOP - SpanChannel::START + SpanChannel::STEP - 1) / SpanChannel::STEP;
   span_cursor<SpanY> rows;
-  two_words<T, N> held;
-#pragma HLS ARRAY_PARTITION variable=held.lanes complete dim=1
+  T held[2 * N];
+#pragma HLS ARRAY_PARTITION variable=held complete dim=1
 slice_abreast_y:
   for (int y = 0; y < H; y++) {
   slice_abreast_word:
     for (int i = 0; i < WORDS; i++) {
       QFX_PIPELINE_FRAMES
       QFX_TURN();
-      held.next(true, in);
+      next_word<T, N>(held, true, in);
       if (rows.at(y) && i >= AT && i < AT + OWORDS) {
         vec<T, ON> word;
         QFX_PACK(word)
       slice_abreast_lane:
         for (int p = 0; p < ON; p++) {
 #pragma HLS UNROLL
-          word[p] = held.lanes[(BASE + p / OC * STEP) * CHANNELS + SpanChannel::START + p % OC * SpanChannel::STEP];
+          word[p] = held[(BASE + p / OC * STEP) * CHANNELS + SpanChannel::START + p % OC * SpanChannel::STEP];
         }
         out.write(word);
       }
