@@ -74,7 +74,11 @@ class Compiled:
     bundle: BoundedBundle
 
     def x_raw(self, index: int) -> RawArray:
-        return quantize_input(self.graphs[index], adversarial_inputs(self.graphs[index], np.random.default_rng(index), FRAMES))
+        """Two frames of any numbers, and one of bounds."""
+        graph = self.graphs[index]
+        rng, found = np.random.default_rng(index), graph.infos["x"]
+        bounds = quantize_input(graph, adversarial_inputs(graph, rng, 1))
+        return np.concatenate([rng.integers(found.type.min_raw, found.type.max_raw + 1, (FRAMES - 1, *found.shape)), bounds])
 
 
 @pytest.fixture(scope="module")
