@@ -6,14 +6,15 @@
 
 namespace qfx {
 
-// Epilogue::apply(x, pixel, channel) on every number of the frame.
-template <class Epilogue, int PIXELS, int CHANNELS, class T, int P>
+// Epilogue::apply(x, pixel, channel) on every number of the frame; a word has P numbers, of ABREAST pixels.
+template <class Epilogue, int PIXELS, int CHANNELS, int ABREAST = 1, class T, int P>
 void pointwise(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {
 #pragma HLS INLINE
+  static const int LANES = P / ABREAST;
 pointwise_pixel:
-  for (int pixel = 0; pixel < PIXELS; pixel++) {
+  for (int pixel = 0; pixel < PIXELS / ABREAST; pixel++) {
   pointwise_channel:
-    for (int channel = 0; channel < CHANNELS; channel += P) {
+    for (int channel = 0; channel < CHANNELS; channel += LANES) {
       QFX_PIPELINE_FRAMES
       QFX_TURN();
       const vec<T, P> word = in.read();
@@ -22,21 +23,22 @@ pointwise_pixel:
     pointwise_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        result[p] = Epilogue::apply(word[p], pixel, channel + p);
+        result[p] = Epilogue::apply(word[p], pixel * ABREAST + p / LANES, channel + p % LANES);
       }
       out.write(result);
     }
   }
 }
 
-// Epilogue::apply(a, b, pixel, channel) on every pair.
-template <class Epilogue, int PIXELS, int CHANNELS, class A, class B, int P>
+// Epilogue::apply(a, b, pixel, channel) on every pair, likewise.
+template <class Epilogue, int PIXELS, int CHANNELS, int ABREAST = 1, class A, class B, int P>
 void binary(hls::stream<vec<A, P> >& a, hls::stream<vec<B, P> >& b, hls::stream<vec<typename Epilogue::out, P> >& out) {
 #pragma HLS INLINE
+  static const int LANES = P / ABREAST;
 binary_pixel:
-  for (int pixel = 0; pixel < PIXELS; pixel++) {
+  for (int pixel = 0; pixel < PIXELS / ABREAST; pixel++) {
   binary_channel:
-    for (int channel = 0; channel < CHANNELS; channel += P) {
+    for (int channel = 0; channel < CHANNELS; channel += LANES) {
       QFX_PIPELINE_FRAMES
       QFX_TURN();
       const vec<A, P> left = a.read();
@@ -46,7 +48,7 @@ binary_pixel:
     binary_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        result[p] = Epilogue::apply(left[p], right[p], pixel, channel + p);
+        result[p] = Epilogue::apply(left[p], right[p], pixel * ABREAST + p / LANES, channel + p % LANES);
       }
       out.write(result);
     }

@@ -13,7 +13,7 @@ from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.cubes import Moving
-from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops, with_filled_rows
+from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops, check_abreast, with_filled_rows
 from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, live_nodes, readers_of, taps
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.phases import Phases
@@ -398,12 +398,14 @@ class Builder:
         """A process that is nothing but an epilogue, of ``node`` and ``chain``."""
         value = self.take(node.inputs[0])
         frame = value.frame
+        pixels = self.whole_pixels(node, frame.channels, frame.channels, frame.pixels)
         pe = self.parallel(node, frame.channels)
-        source = self.rewidth(node.inputs[0], value.stream, pe)
+        source = self.rewidth(node.inputs[0], value.stream, pe * max(pixels, 1))
         steps = Steps(self.names, node.name, (source.type,), frame, self.sources(node)[0].grids)
         append_ops(steps, self.graph, (node,), self.sites)
-        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
-        self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe, pixels=max(pixels, 1))
+        check_abreast(node.name, epilogue, pixels, "number")
+        self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue, pixels))
         self.give_stream(name, out, frame)
 
     def binary(self, node: Node, chain: tuple[Node, ...]) -> None:
@@ -412,12 +414,15 @@ class Builder:
         joined = node.op.joins(self.sources(node), self.graph.infos[node.name])
         assert joined is not None, "operators on two values say how they join them"
         wanted, join = joined
+        pixels = self.whole_pixels(node, frame.channels, frame.channels, frame.pixels)
         pe = self.parallel(node, frame.channels)
-        a, b = (self.rewidth(name, self.take_on(name, info).stream, pe) for name, info in zip(node.inputs, wanted, strict=True))
+        word = pe * max(pixels, 1)
+        a, b = (self.rewidth(name, self.take_on(name, info).stream, word) for name, info in zip(node.inputs, wanted, strict=True))
         steps = Steps(self.names, node.name, (a.type, b.type), frame)
         join(steps)
-        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
-        self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe, pixels=max(pixels, 1))
+        check_abreast(node.name, epilogue, pixels, "numbers")
+        self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue, pixels))
         self.give_stream(name, out, frame)
 
     def moving(self, node: Node, counts: tuple[int, ...], word: FixedType | None = None, *, whole: bool = False) -> Moving:

@@ -103,11 +103,13 @@ class Repeat(OneToOne, Buffering, WholePixels):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        columns = self.factors[1]
+        columns = 1 if self.size[:2] == (1, 1) else self.factors[1]
         return tuple(columns * together for together in (1, 2, 4, 8) if columns * together > 1)
 
     def wide(self, pixels: int) -> Repeat | None:
-        _, width, channels = self.size
+        height, width, channels = self.size
+        if height == width == 1 and pixels != self.factors[1] and prod(self.factors) % pixels == 0:  # the same copies, in rows of so many
+            return replace(self, factors=(prod(self.factors) // pixels, pixels)).wide(pixels)
         together, rest = divmod(pixels, self.factors[1])
         if self.lanes or rest or not together or width % together:
             return None

@@ -24,7 +24,7 @@ from qfx.hardware.timing.fifo import least_depths, size_fifos
 from qfx.ir.graph import Graph, Node
 from qfx.ir.interpret import quantize_input, run_from_raw
 from qfx.ir.values import RawArray
-from qfx.operators import Affine, Cast, Concat, Input, MaxPool, Operator, Pad, ReduceSum, Slice, SumPool, Upsample
+from qfx.operators import Affine, Cast, Concat, Expand, Input, MaxPool, Mul, Operator, Pad, ReduceSum, Slice, SumPool, Upsample
 from qfx.testing import assert_bit_exact
 
 FRAMES = 3
@@ -47,6 +47,22 @@ def joined() -> Graph:
             Node("affine", Affine(const(4, 10), const(5, 10)), ("cat",)),
         ),
         "affine",
+    )
+
+
+def squeezed() -> Graph:
+    """Each channel times its mean."""
+    return Graph(
+        "squeezed",
+        (
+            Node("x", Input((3, 4, 8), scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))),
+            Node("sum", SumPool((4, 8), (1, 1), ((0, 0), (0, 0))), ("x",)),
+            Node("mean", Cast(scalar("ap_fixed<6,6,AP_RND,AP_SAT>")), ("sum",)),
+            Node("everywhere", Expand((3, 4, 8)), ("mean",)),
+            Node("product", Mul(), ("x", "everywhere")),
+            Node("y", Affine(const(10, 3), const(11, 3)), ("product",)),
+        ),
+        "y",
     )
 
 
@@ -76,6 +92,9 @@ SINGLE = (
     at(moved(Slice((0, 0, 0), (2, 4, 8), (1, 1, 1))), pe=2),
     at_once(SumPool((4, 8), (1, 1), ((0, 0), (0, 0))), 4),
     at_once(ReduceSum((1, 2)), 2),
+    at(squeezed(), pe=3, pixels=4),
+    (squeezed(), Schedule.of({"everywhere": Folding(3, pixels=2)})),
+    (chain("pointwise", (3, 4, 8), Affine(const(12, 3), const(13, 3)), NARROW), Schedule.of({"affine0": Folding(3, pixels=2)})),
 )
 """A layer and what stands behind it, folded to whole pixels."""
 
@@ -84,6 +103,8 @@ def behind_each_other(shape: tuple[int, ...], *ops: tuple[Operator, dict[str, in
     graph = chain("moves", shape, *(op for op, _ in ops), NARROW)
     return graph, Schedule.of({node.name: Folding(**folding) for node, (_, folding) in zip(graph.nodes[1:], ops, strict=False)})
 
+
+_SQUEEZED = {"sum": Folding(3, taps=4), "everywhere": Folding(3, pixels=2), "product": Folding(3, pixels=4)}
 
 FIXED = (
     at(joined(), pe=10),
@@ -95,7 +116,7 @@ FIXED = (
         (Pad(((0, 0), (1, 0), (3, 1))), {"pe": 3, "pixels": 4}),  # moved along within words
         (Pad(((1, 0), (0, 1), (4, 4))), {"pe": 4, "pixels": 4}),  # by whole words, with more channels
         (Slice((1, 0, 4), (3, 5, 12), (1, 1, 1)), {"pe": 2, "pixels": 4}),  # whole words, of fewer channels
-        (SumPool((5, 8), (1, 1), ((0, 0), (0, 0))), {"pe": 2, "taps": 4}),
+        (Affine(const(8, 2), const(9, 2)), {"pe": 2, "pixels": 4}),  # a process of its own
     ),
     behind_each_other(
         (3, 4, 8),
@@ -107,8 +128,9 @@ FIXED = (
         (Pad(((1, 1), (0, 0), (0, 0))), {"pe": 5}),  # a pixel
         (Upsample((1, 2)), {"pe": 5, "pixels": 10}),  # no row is kept
         (Slice((0, 0, 0), (2, 4, 10), (1, 1, 1)), {"pe": 2}),  # a pixel
-        (MaxPool((4, 10), (1, 1), ((0, 0), (0, 0)), (1, 1)), {"pe": 2, "taps": 8}),
     ),
+    (squeezed(), Schedule.of(_SQUEEZED)),
+    at_once(MaxPool((4, 8), (1, 1), ((0, 0), (0, 0)), (1, 1)), 8),
 )
 
 
@@ -130,15 +152,18 @@ def x_raw(graph: Graph, index: int) -> RawArray:
     return quantize_input(graph, np.random.default_rng(index).uniform(-4, 4, shape).astype(np.float32))
 
 
-def parts(design: d.Design) -> list[WholePixels | d.Pool]:
-    return [process for process in design.processes if isinstance(process, WholePixels | d.Pool)]
+def parts(design: d.Design, name: str) -> list[WholePixels | d.Pool]:
+    """The processes of the node that can have words of whole pixels."""
+    both = zip(design.processes, design.nodes, strict=True)
+    return [process for process, node in both if node == name and isinstance(process, WholePixels | d.Pool)]
 
 
 def test_numbers_turns_and_depths(compiled: BoundedBundle) -> None:
     """Raw for raw those of the interpreter, in the turns of the model, through FIFOs as deep as chosen, and one as shallow as it can be."""
     for index, (graph, schedule) in enumerate(FIXED):
         design, raws = compiled.designs[index], x_raw(graph, index)
-        assert all(process.together if isinstance(process, d.Pool) else process.abreast for process in parts(design)), schedule
+        folded = [process for name, _ in schedule.foldings for process in parts(design, name)]
+        assert all(process.together > 1 if isinstance(process, d.Pool) else process.abreast for process in folded), schedule
         least = least_depths(design)
         deepest = max(least, key=lambda name: least[name])
         for depths in (None, {deepest: least[deepest]}):
@@ -154,7 +179,7 @@ def test_options_are_what_lowering_makes_of_them() -> None:
         (layer,) = (layer for layer in layers(lower(graph, Schedule()), ZCU, {}) if layer.name == name)
         assert {max(folding.pixels, folding.taps) for folding in layer.foldings} > {1}, name
         for place, folding in enumerate(layer.foldings):
-            made = parts(lower(graph, Schedule.of({name: folding})))
+            made = parts(lower(graph, Schedule.of({name: folding})), name)
             words = [stream.parallel for process in made for stream in process.sources]
             assert {int(layer.words(source)[place]) for source in range(len(layer.sources))} <= set(words), folding
             assert made[0].sources[0].parallel == layer.takes[place], folding
@@ -172,7 +197,7 @@ def test_a_search_takes_them_where_they_are_asked_for() -> None:
     assert made.schedule.folding("cat").pixels > 1
     assert made.interval < 4 * 8 - 1
     slow = fold.resolve(graph, ZCU, Request(fps=1e5), clock_ns=5)
-    assert not any(process.abreast for process in parts(lower(graph, slow.schedule)))
+    assert not any(getattr(process, "abreast", 0) for process in parts(lower(graph, slow.schedule), "cat"))
     frames, _ = SINGLE[7]
     made = fold.resolve(frames, ZCU, Request(fit=True), clock_ns=5)
     assert made.schedule.folding(frames.nodes[1].name).taps > 1
