@@ -330,12 +330,13 @@ def whole_pixels() -> tuple[Graph, Schedule]:
             Node("up", Upsample((2, 2)), ("slice",)),
             Node("cat", Concat(), ("up", "up")),
             Node("relu", LeakyRelu(-3), ("cat",)),
-            Node("sum", SumPool((8, 16), (1, 1), ((0, 0), (0, 0))), ("relu",)),
+            Node("square", Mul(), ("relu", "relu")),
+            Node("sum", SumPool((8, 16), (1, 1), ((0, 0), (0, 0))), ("square",)),
         ),
         "sum",
     )
     foldings = {"transposed": Folding(12, 2, pixels=2), "pad": Folding(3, pixels=4), "slice": Folding(2, pixels=4), "up": Folding(2, pixels=4)}
-    return graph, Schedule.of(foldings | {"cat": Folding(4, pixels=2), "sum": Folding(4, taps=2)})
+    return graph, Schedule.of(foldings | {"cat": Folding(4, pixels=2), "square": Folding(4, pixels=4), "sum": Folding(4, taps=2)})
 
 
 def sparse(layer: Conv | Linear, n: int, m: int) -> Conv | Linear:
