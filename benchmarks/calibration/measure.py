@@ -95,6 +95,8 @@ def pieces() -> Iterable[Piece]:
         (4, 4, 7, 0),
         (4, 1, 7, 1),
         (4, 2, 7, 2),
+        (4, 8, 11, 0),
+        (4, 8, 10, 1),
     ):
         yield _split(count, chain, split, known)
     for width, chain in ((8, 3), (8, 5), (8, 8), (16, 4)):

@@ -13,7 +13,7 @@ from qfx.errors import ModelFileError, ProjectError
 from qfx.export.bounds import DOUBLE, FLOAT, Value
 from qfx.fixed.arith import channelwise
 from qfx.hardware.design import design as d
-from qfx.hardware.design.epilogue import Frame, Steps
+from qfx.hardware.design.epilogue import Frame, Steps, check_abreast
 from qfx.ir import rules
 from qfx.ir.channels import Apart, Carried
 from qfx.ir.drawing import Drawing
@@ -96,9 +96,12 @@ class Concat(Plain):
         frame = Frame.of(info.shape)
         counts = [source.shape[0] for source in infos]
         pe = builder.schedule.folding(node.name).pe
-        if any(count % pe for count in counts):
-            raise ProjectError(f"PE={pe} does not divide the channels {counts} that it joins", where=node.name, remedy="use a common divisor")
-        streams = [builder.take_stream(name, pe) for name in node.inputs]
+        pixels = builder.whole_pixels(node, sum(counts), gcd(*counts), frame.pixels)
+        if not pixels and any(count % pe for count in counts):
+            remedy = f"use a common divisor, or PE={sum(counts)} for whole pixels of all"
+            raise ProjectError(f"PE={pe} does not divide the channels {counts} that it joins", where=node.name, remedy=remedy)
+        parts = [count * pixels if pixels else pe for count in counts]
+        streams = [builder.take_stream(name, part) for name, part in zip(node.inputs, parts, strict=True)]
         left, left_channels = streams[0], counts[0]
         as_they_are = info.per_channel or any(source.per_channel for source in infos)
         name = node.name
@@ -109,11 +112,13 @@ class Concat(Plain):
             steps = Steps(builder.names, node.name, (info.word,), joined, info.grids if last else None)
             shifts = (0, 0) if as_they_are else (info.type.frac_bits - left.type.frac_bits, info.type.frac_bits - right.type.frac_bits)
             if last:
-                epilogue, out, name = builder.finish(node, chain, steps, frame, pe)
+                epilogue, out, name = builder.finish(node, chain, steps, frame, pe, pixels=max(pixels, 1))
+                check_abreast(node.name, epilogue, pixels, "inputs")
             else:
-                epilogue, out = steps.done(), builder.stream(node.name, info.word, pe, frame.pixels * channels)
-            process = builder.names.new(node.name, "concat")
-            builder.add(d.Concat(process, (left, right), out, shifts, info.word, frame.pixels, (left_channels, right_channels), epilogue))
+                word = channels * pixels if pixels else pe
+                epilogue, out = steps.done(), builder.stream(node.name, info.word, word, frame.pixels * channels)
+            process, both = builder.names.new(node.name, "concat"), (left_channels, right_channels)
+            builder.add(d.Concat(process, (left, right), out, shifts, info.word, frame.pixels, both, epilogue, frame.channels, pixels))
             left, left_channels = out, channels
         builder.give_stream(name, left, frame)
 

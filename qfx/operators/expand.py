@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -67,17 +68,17 @@ class Expand(Mover):
         """The pixels are repeated first, then each of the one channel becomes as many copies as there are channels, which lie side by side."""
         shape = list(builder.sources(node)[0].shape)
         factors = [whole // size for size, whole in zip(shape, self.shape, strict=True)]
-        moving = builder.moving(node, (shape[0],))
+        moving = builder.moving(node, (shape[0],), whole=factors[0] == 1)
         for cube in cubes(len(shape), [False, *(factor > 1 for factor in factors[1:])]):
             size, (rows, columns, _) = cube.sizes(shape), cube.each(factors, (1, 1, 1))
             for axis in cube.changed:
                 shape[axis] *= factors[axis] if axis else 1
             if rows * columns > 1:
-                name, source, out = moving.step("repeat", shape)
-                builder.add(d.Repeat(name, source, out, size, (rows, columns), cube.lanes(shape)))
+                lanes = cube.lanes(shape) if factors[0] == 1 else shape[0]
+                moving.move("repeat", shape, partial(d.Repeat, size=size, factors=(rows, columns), lanes=lanes))
         if factors[0] > 1:
             name, source, out = moving.step("repeat", self.shape)
-            builder.add(d.Repeat(name, source, out, (1, prod(shape[1:]), 1), (1, factors[0])))
+            builder.add(d.Repeat(name, source, out, (1, prod(shape[1:]), 1), (1, factors[0]), 1))
         moving.done()
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -77,13 +78,12 @@ class Pad(Mover):
 
     def build(self, builder: Builder, node: Node, chain: tuple[Node, ...]) -> None:
         shape = list(builder.sources(node)[0].shape)
-        moving = builder.moving(node, (shape[0], *self.pads[0]), builder.graph.infos[node.name].word)  # zeros may widen it
+        moving = builder.moving(node, (shape[0], *self.pads[0]), builder.graph.infos[node.name].word, whole=True)  # zeros may widen it
         for cube in cubes(len(shape), [any(pair) for pair in self.pads]):
             size, before = cube.sizes(shape), cube.each([pair[0] for pair in self.pads], (0, 0, 0))
             for axis in cube.changed:
                 shape[axis] += sum(self.pads[axis])
-            name, source, out = moving.step("pad", shape)
-            builder.add(d.PadFrame(name, source, out, size, cube.sizes(shape), before, cube.lanes(shape)))
+            moving.move("pad", shape, partial(d.PadFrame, size=size, result=cube.sizes(shape), before=before, lanes=cube.lanes(shape)))
         moving.done()
 
     def parallel(self, graph: Graph, node: Node) -> tuple[int, int]:

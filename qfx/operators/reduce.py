@@ -17,6 +17,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import loop_nest
 from qfx.hardware.design.epilogue import Frame, Steps
+from qfx.hardware.design.matrix import frame_taps
 from qfx.ir import channels, rules, sums
 from qfx.ir.channels import Carried
 from qfx.ir.drawing import Drawing
@@ -134,7 +135,9 @@ class Reduce(Operator, abstract=True):
             value = builder.take_on_one_grid(node.inputs[0])
         else:
             value = builder.take(node.inputs[0])
-        stream = builder.rewidth(node.inputs[0], value.stream, pe)
+        count = self.count(shape)
+        together = frame_taps(builder, node, count, frame.channels) if whole else 1
+        stream = builder.rewidth(node.inputs[0], value.stream, pe * together)
         if not whole:
             stream = side_by_side(builder, node, stream, shape, self.axes)
         held = self.accumulator(source) or stream.type
@@ -144,9 +147,8 @@ class Reduce(Operator, abstract=True):
         else:
             steps.fit(info.type)
         epilogue, out, name = builder.finish(node, chain, steps, frame, pe)
-        count = self.count(shape)
-        pixels = count if whole else frame.pixels
-        builder.add(d.Pool(builder.names.new(node.name, "reduce"), stream, out, self.join, whole, pixels, frame.channels, count, held, epilogue))
+        pixels, process = count if whole else frame.pixels, builder.names.new(node.name, "reduce")
+        builder.add(d.Pool(process, stream, out, self.join, whole, pixels, frame.channels, count, held, epilogue, together))
         builder.give_stream(name, out, frame)
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -200,11 +201,10 @@ def _build(
 ) -> None:
     """``factors`` for every axis; ``scaled`` is the size of an axis afterwards."""
     shape = list(builder.sources(node)[0].shape)
-    moving = builder.moving(node, (shape[0],), word)
+    moving = builder.moving(node, (shape[0],), word, whole=process is d.Repeat)
     for cube in cubes(len(shape), [factor > 1 for factor in factors]):
         size, (rows, columns, _) = cube.sizes(shape), cube.each(factors, (1, 1, 1))
         for axis in cube.changed:
             shape[axis] = scaled(shape[axis], factors[axis])
-        name, source, out = moving.step(kind, shape)
-        builder.add(process(name, source, out, size, (rows, columns), cube.lanes(shape)))
+        moving.move(kind, shape, partial(process, size=size, factors=(rows, columns), lanes=cube.lanes(shape)))
     moving.done()

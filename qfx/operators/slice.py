@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -93,15 +94,14 @@ class Slice(Mover):
         spans = list(zip(self.starts, self.stops, self.steps, strict=True))
         whole = [(0, size, 1) for size in shape]
         # A word of several channels is taken whole or not at all.
-        moving = builder.moving(node, (shape[0], *spans[0][:2]) if self.steps[0] == 1 else (1,), self._word(builder, node))
+        moving = builder.moving(node, (shape[0], *spans[0][:2]) if self.steps[0] == 1 else (1,), self._word(builder, node), whole=True)
         for cube in cubes(len(shape), [span != other for span, other in zip(spans, whole, strict=True)]):
             size = cube.sizes(shape)
             rows, columns, channels = ((0, count, 1) for count in size)
             taken = cube.each(spans, (rows, columns, channels))
             for axis in cube.changed:
                 shape[axis] = len(range(*spans[axis]))
-            name, source, out = moving.step("slice", shape)
-            builder.add(d.SliceFrame(name, source, out, size, taken, cube.lanes(shape)))
+            moving.move("slice", shape, partial(d.SliceFrame, size=size, spans=taken, lanes=cube.lanes(shape)))
         moving.done()
 
     @staticmethod

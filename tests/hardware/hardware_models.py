@@ -315,6 +315,30 @@ def side_by_side() -> tuple[Graph, Schedule]:
     return graph, Schedule.of({"conv0": Folding(3, 18, "pair", taps=9, pixels=2), "maxpool2": pool, "conv3": Folding(2, 6, pixels=4)})
 
 
+def whole_pixels() -> tuple[Graph, Schedule]:
+    """What moves numbers, joins values and pools frames, in words of several whole pixels; a transposed convolution of several groups a word."""
+    narrow = Cast(scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))
+    graph = Graph(
+        "whole_pixels",
+        (
+            Node("x", Input((2, 3, 4), scalar("ap_fixed<6,3,AP_RND,AP_SAT>"))),
+            Node("stretched", Stretch((2, 2)), ("x",)),
+            Node("transposed", conv(124, 3, 2, 2, 2, pads=(1, 1)), ("stretched",)),
+            Node("narrow", narrow, ("transposed",)),
+            Node("pad", Pad(((0, 0), (1, 0), (3, 1))), ("narrow",)),
+            Node("slice", Slice((1, 0, 2), (3, 7, 10), (1, 2, 1)), ("pad",)),
+            Node("up", Upsample((2, 2)), ("slice",)),
+            Node("cat", Concat(), ("up", "up")),
+            Node("relu", LeakyRelu(-3), ("cat",)),
+            Node("square", Mul(), ("relu", "relu")),
+            Node("sum", SumPool((8, 16), (1, 1), ((0, 0), (0, 0))), ("square",)),
+        ),
+        "sum",
+    )
+    foldings = {"transposed": Folding(12, 2, pixels=2), "pad": Folding(3, pixels=4), "slice": Folding(2, pixels=4), "up": Folding(2, pixels=4)}
+    return graph, Schedule.of(foldings | {"cat": Folding(4, pixels=2), "square": Folding(4, pixels=4), "sum": Folding(4, taps=2)})
+
+
 def sparse(layer: Conv | Linear, n: int, m: int) -> Conv | Linear:
     """The layer with at most n of each m neighbours along the inputs left that are not 0, the greatest; where there are zeros already, fewer."""
     raw = layer.weight.raw

@@ -101,6 +101,8 @@ def random_schedule(graph: Graph, rng: np.random.Generator) -> Schedule:
         whole = isinstance(node.op, MaxPool | SumPool) and foldings[node.name].taps > 1 and foldings[node.name].pe == info.shape[0]
         if whole and rng.integers(2):
             foldings[node.name] = replace(foldings[node.name], pixels=2)
+        if isinstance(node.op, Concat | Pad | Slice | Upsample) and rng.integers(3) == 0:
+            foldings[node.name] = Folding(info.shape[0], pixels=pick([n for n in divisors(info.size // info.shape[0]) if 1 < n <= 8] or [1]))
     made = Schedule.of(foldings, input_parallel=ports[0], output_parallel=ports[1])
     while True:
         try:

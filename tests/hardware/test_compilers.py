@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, chain, conv, few_of_each, from_ddr, in_batches, side_by_side, spilled
+from hardware_models import DIRECTED, chain, conv, few_of_each, from_ddr, in_batches, side_by_side, spilled, whole_pixels
 from random_schedules import random_schedule
 from support.bundles import Bundle, build_bundle
 from support.pragma_grammar import Tool
@@ -59,7 +59,7 @@ def designs() -> Designs:
     forms = [(layer, Schedule.of({"conv0": Folding(4, 2, name, pixels=2 if name in dsp.GRIDS else 1)})) for name in ARITHMETIC]
     sums = chain("sums", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0))))
     alone = [(graph, Schedule()) for graph in (sums, *(graph for graph in graphs if graph.name == "phases"))]
-    fixed = (side_by_side(), from_ddr(), in_batches(), few_of_each(), spilled())
+    fixed = (side_by_side(), whole_pixels(), from_ddr(), in_batches(), few_of_each(), spilled())
     return [*((graph, random_schedule(graph, rng)) for graph in graphs), *forms, *alone, *fixed]
 
 

@@ -204,6 +204,14 @@ def test_other_pads_stay(pad: Operator, op: Operator) -> None:
     stays(fold_pad, chain(pad, op))
 
 
+def test_pads_in_front_of_the_greatest_are_folded_where_no_zero_can_win() -> None:
+    pool = ops.MaxPool((3,), (1,), ((0, 1),), (1,))
+    after = fires(fold_pad, chain(ops.Relu(), ops.Pad(((0, 0), (1, 0))), pool), ["Input", "Relu", "MaxPool", "Cast"])
+    assert after.nodes[2].op.pads == ((1, 1),)
+    fires(fold_pad, chain(ops.Pad(((0, 0), (1, 0))), pool, type_=UNSIGNED), ["Input", "MaxPool", "Cast"])
+    stays(fold_pad, chain(ops.Relu(), ops.Pad(((0, 0), (3, 0))), pool))  # a window of nothing but zeros
+
+
 def test_a_folded_sum_keeps_the_type_of_the_output() -> None:
     """Folded, windows never hold more than one real value here, so the sum needs fewer bits; as the output it must keep them."""
     pad, pool = ops.Pad(((0, 0), (1, 1))), ops.SumPool((2,), (1,), ((0, 0),))

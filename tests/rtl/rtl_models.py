@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from hardware_models import DIRECTED, chain, const, conv, few_of_each, moved, odd_sizes, scalar, side_by_side
+from hardware_models import DIRECTED, chain, const, conv, few_of_each, moved, odd_sizes, scalar, side_by_side, whole_pixels
 from random_schedules import random_schedule
 from schedule_models import BRANCHED, folded, upsampling
 from support.bounded import step_of
@@ -125,6 +125,7 @@ ALL = (
     Case("phases", lambda _: size_fifos(lower(next(make() for make in DIRECTED if make().name == "phases"), Schedule()))),
     Case("odd_sizes", lambda _: size_fifos(lower(*odd_sizes()))),
     Case("side_by_side", lambda _: size_fifos(lower(*side_by_side()))),
+    Case("whole_pixels", lambda _: size_fifos(lower(*whole_pixels()))),
     Case("few_of_each", lambda _: size_fifos(lower(*few_of_each()))),
     *(Case(f"step{place}", _step(make)) for place, make in enumerate(_RECURRENT)),
     Case("siamese", lambda _: size_fifos(lower(siamese(), Schedule()))),

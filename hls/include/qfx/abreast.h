@@ -65,11 +65,13 @@ gather_group:
   }
 }
 
-// The other way: the first pixel's words leave as they come, the others wait for their turn.
-template <class S, class T, int N>
+// The other way: the first pixel's words leave as they come, the others wait for their turn. In a word lie so many pixels TOGETHER times, a part of N of
+// each at a time: parts of rows instead of pixels, those of a group of pixels side by side in a word.
+template <class S, int TOGETHER = 1, class T, int N>
 void scatter(hls::stream<vec<T, N * S::PIXELS> >& in, hls::stream<vec<T, N> >& out, typename memory_word<T, N * S::KEPT>::type (&line)[S::WORDS]) {
 #pragma HLS INLINE
   typedef memory_word<T, N * S::KEPT> kept;
+  static const int PART = N / TOGETHER;
 scatter_group:
   for (int group = 0; group < S::GROUPS; group++) {
   scatter_pixel:
@@ -81,7 +83,12 @@ scatter_group:
         const int place = S::SHIFTS ? 0 : i;
         vec<T, N * S::PIXELS> all;
         if (pixel == 0) {
-          all = in.read();
+          const vec<T, N * S::PIXELS> came = in.read();
+        scatter_apart:
+          for (int p = 0; p < N * S::PIXELS; p++) {
+#pragma HLS UNROLL
+            all[p] = came[p % N / PART * PART * S::PIXELS + p / N * PART + p % PART];
+          }
         } else {
         scatter_recall:
           for (int p = 0; p < N * S::PIXELS; p++) {

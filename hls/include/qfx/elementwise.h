@@ -6,14 +6,15 @@
 
 namespace qfx {
 
-// Epilogue::apply(x, pixel, channel) on every number of the frame.
-template <class Epilogue, int PIXELS, int CHANNELS, class T, int P>
+// Epilogue::apply(x, pixel, channel) on every number of the frame; a word has P numbers, of ABREAST pixels.
+template <class Epilogue, int PIXELS, int CHANNELS, int ABREAST = 1, class T, int P>
 void pointwise(hls::stream<vec<T, P> >& in, hls::stream<vec<typename Epilogue::out, P> >& out) {
 #pragma HLS INLINE
+  static const int LANES = P / ABREAST;
 pointwise_pixel:
-  for (int pixel = 0; pixel < PIXELS; pixel++) {
+  for (int pixel = 0; pixel < PIXELS / ABREAST; pixel++) {
   pointwise_channel:
-    for (int channel = 0; channel < CHANNELS; channel += P) {
+    for (int channel = 0; channel < CHANNELS; channel += LANES) {
       QFX_PIPELINE_FRAMES
       QFX_TURN();
       const vec<T, P> word = in.read();
@@ -22,21 +23,22 @@ pointwise_pixel:
     pointwise_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        result[p] = Epilogue::apply(word[p], pixel, channel + p);
+        result[p] = Epilogue::apply(word[p], pixel * ABREAST + p / LANES, channel + p % LANES);
       }
       out.write(result);
     }
   }
 }
 
-// Epilogue::apply(a, b, pixel, channel) on every pair.
-template <class Epilogue, int PIXELS, int CHANNELS, class A, class B, int P>
+// Epilogue::apply(a, b, pixel, channel) on every pair, likewise.
+template <class Epilogue, int PIXELS, int CHANNELS, int ABREAST = 1, class A, class B, int P>
 void binary(hls::stream<vec<A, P> >& a, hls::stream<vec<B, P> >& b, hls::stream<vec<typename Epilogue::out, P> >& out) {
 #pragma HLS INLINE
+  static const int LANES = P / ABREAST;
 binary_pixel:
-  for (int pixel = 0; pixel < PIXELS; pixel++) {
+  for (int pixel = 0; pixel < PIXELS / ABREAST; pixel++) {
   binary_channel:
-    for (int channel = 0; channel < CHANNELS; channel += P) {
+    for (int channel = 0; channel < CHANNELS; channel += LANES) {
       QFX_PIPELINE_FRAMES
       QFX_TURN();
       const vec<A, P> left = a.read();
@@ -46,7 +48,7 @@ binary_pixel:
     binary_lane:
       for (int p = 0; p < P; p++) {
 #pragma HLS UNROLL
-        result[p] = Epilogue::apply(left[p], right[p], pixel, channel + p);
+        result[p] = Epilogue::apply(left[p], right[p], pixel * ABREAST + p / LANES, channel + p % LANES);
       }
       out.write(result);
     }
@@ -88,6 +90,40 @@ concat_pixel:
       }
       out.write(result);
     }
+  }
+}
+
+// ABREAST whole pixels at once, the channels of a beside those of b in each.
+template <class Epilogue, class Joined, int SHIFT_A, int SHIFT_B, int PIXELS, int CHANNELS_A, int CHANNELS_B, int ABREAST, class A, class B>
+void concat_abreast(hls::stream<vec<A, ABREAST * CHANNELS_A> >& a, hls::stream<vec<B, ABREAST * CHANNELS_B> >& b,
+                    hls::stream<vec<typename Epilogue::out, ABREAST * (CHANNELS_A + CHANNELS_B)> >& out) {
+#pragma HLS INLINE
+  static const int CHANNELS = CHANNELS_A + CHANNELS_B;
+concat_abreast_block:
+  for (int block = 0; block < PIXELS / ABREAST; block++) {
+    QFX_PIPELINE_FRAMES
+    QFX_TURN();
+    const vec<A, ABREAST * CHANNELS_A> left = a.read();
+    const vec<B, ABREAST * CHANNELS_B> right = b.read();
+    vec<typename Epilogue::out, ABREAST * CHANNELS> result;
+    QFX_PACK(result)
+  concat_abreast_pixel:
+    for (int pixel = 0; pixel < ABREAST; pixel++) {
+#pragma HLS UNROLL
+    concat_abreast_a:
+      for (int channel = 0; channel < CHANNELS_A; channel++) {
+#pragma HLS UNROLL
+        const Joined joined = shl<Joined>(left[pixel * CHANNELS_A + channel], SHIFT_A);
+        result[pixel * CHANNELS + channel] = Epilogue::apply(joined, block * ABREAST + pixel, channel);
+      }
+    concat_abreast_b:
+      for (int channel = 0; channel < CHANNELS_B; channel++) {
+#pragma HLS UNROLL
+        const Joined joined = shl<Joined>(right[pixel * CHANNELS_B + channel], SHIFT_B);
+        result[pixel * CHANNELS + CHANNELS_A + channel] = Epilogue::apply(joined, block * ABREAST + pixel, CHANNELS_A + channel);
+      }
+    }
+    out.write(result);
   }
 }
 

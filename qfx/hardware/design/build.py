@@ -12,7 +12,8 @@ import numpy as np
 from qfx.errors import ProjectError, UnsupportedError
 from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
-from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops, with_filled_rows
+from qfx.hardware.design.cubes import Moving
+from qfx.hardware.design.epilogue import Beside, Frame, Steps, append_ops, check_abreast, with_filled_rows
 from qfx.hardware.design.joining import ALONE, Chain, Tap, chains, live_nodes, readers_of, taps
 from qfx.hardware.design.names import Names
 from qfx.hardware.design.phases import Phases
@@ -280,6 +281,17 @@ class Builder:
             raise ProjectError(f"PE={pe} does not divide its {channels} channels", where=node.name, remedy="use a divisor")
         return pe
 
+    def whole_pixels(self, node: Node, channels: int, common: int, pixels: int) -> int:
+        """The pixels of its result a word, with all their ``channels``; 0 where a word has PE numbers of one pixel, which divide ``common``. Raises
+        ProjectError, naming the node, where those asked for do not divide its ``pixels``."""
+        folding = self.schedule.folding(node.name)
+        if folding.pixels > 1 and (folding.pe != channels or pixels % folding.pixels):
+            what = (
+                f"pixels={folding.pixels}, PE={folding.pe}: words of several pixels hold all {channels} channels of each, and divide {pixels} pixels"
+            )
+            raise ProjectError(what, where=node.name, remedy=f"use pe={channels} and a divisor, or pixels=1")
+        return folding.pixels if folding.pixels > 1 or (folding.pe == channels and common % channels) else 0
+
     def finish(
         self,
         node: Node,
@@ -387,12 +399,14 @@ class Builder:
         """A process that is nothing but an epilogue, of ``node`` and ``chain``."""
         value = self.take(node.inputs[0])
         frame = value.frame
+        pixels = self.whole_pixels(node, frame.channels, frame.channels, frame.pixels)
         pe = self.parallel(node, frame.channels)
-        source = self.rewidth(node.inputs[0], value.stream, pe)
+        source = self.rewidth(node.inputs[0], value.stream, pe * max(pixels, 1))
         steps = Steps(self.names, node.name, (source.type,), frame, self.sources(node)[0].grids)
         append_ops(steps, self.graph, (node,), self.sites)
-        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
-        self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue))
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe, pixels=max(pixels, 1))
+        check_abreast(node.name, epilogue, pixels, "number")
+        self.add(d.Pointwise(self.names.new(node.name, "pointwise"), source, out, frame.pixels, frame.channels, epilogue, pixels))
         self.give_stream(name, out, frame)
 
     def binary(self, node: Node, chain: tuple[Node, ...]) -> None:
@@ -401,40 +415,29 @@ class Builder:
         joined = node.op.joins(self.sources(node), self.graph.infos[node.name])
         assert joined is not None, "operators on two values say how they join them"
         wanted, join = joined
+        pixels = self.whole_pixels(node, frame.channels, frame.channels, frame.pixels)
         pe = self.parallel(node, frame.channels)
-        a, b = (self.rewidth(name, self.take_on(name, info).stream, pe) for name, info in zip(node.inputs, wanted, strict=True))
+        word = pe * max(pixels, 1)
+        a, b = (self.rewidth(name, self.take_on(name, info).stream, word) for name, info in zip(node.inputs, wanted, strict=True))
         steps = Steps(self.names, node.name, (a.type, b.type), frame)
         join(steps)
-        epilogue, out, name = self.finish(node, chain, steps, frame, pe)
-        self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue))
+        epilogue, out, name = self.finish(node, chain, steps, frame, pe, pixels=max(pixels, 1))
+        check_abreast(node.name, epilogue, pixels, "numbers")
+        self.add(d.Binary(self.names.new(node.name, "binary"), (a, b), out, frame.pixels, frame.channels, epilogue, pixels))
         self.give_stream(name, out, frame)
 
-    def moving(self, node: Node, counts: tuple[int, ...], word: FixedType | None = None) -> Moving:
+    def moving(self, node: Node, counts: tuple[int, ...], word: FixedType | None = None, *, whole: bool = False) -> Moving:
         """The value that ``node`` reads, on its way through processes that move its numbers, as many channels a word as the node is folded to.
 
-        ``counts`` are the numbers of channels that this has to divide; ``word`` is the type of the result, if it is another.
+        ``counts`` are the numbers of channels that this has to divide; ``word`` is the type of the result, if it is another. ``whole``: whether the
+        node may be folded to whole pixels.
         """
-        pe, common = self.schedule.folding(node.name).pe, gcd(*counts)
-        if common % pe:
+        pe, common, info = self.schedule.folding(node.name).pe, gcd(*counts), self.graph.infos[node.name]
+        pixels = self.whole_pixels(node, info.shape[0], common, info.size // info.shape[0]) if whole else 0
+        if not pixels and common % pe:
             raise ProjectError(f"PE={pe} would cut its channels within a word", where=node.name, remedy=f"use a divisor of {common}")
-        return Moving(self, node, self.take_stream(node.inputs[0], pe), word)
-
-
-class Moving:
-    """A value that goes through one process after the other, each of which moves its numbers."""
-
-    def __init__(self, builder: Builder, node: Node, stream: d.Stream, word: FixedType | None) -> None:
-        self._builder, self._node, self._stream, self._word = builder, node, stream, word
-
-    def step(self, kind: str, shape: Sequence[int]) -> tuple[str, d.Stream, d.Stream]:
-        """The name of the next process, what it reads and what it writes: a value of ``shape``."""
-        source = self._stream
-        self._stream = self._builder.stream(self._node.name, self._word or source.type, source.parallel, int(np.prod(shape, dtype=np.int64)))
-        return self._builder.names.new(self._node.name, kind), source, self._stream
-
-    def done(self) -> None:
-        """Give what the last process writes as the node's value."""
-        self._builder.give_stream(self._node.name, self._stream, Frame.of(self._builder.graph.infos[self._node.name].shape))
+        stream = self.take(node.inputs[0]).stream if pixels else self.take_stream(node.inputs[0], pe)
+        return Moving(self, node, stream, word, pixels)
 
 
 def port(type_: FixedType, shape: tuple[int, ...], parallel: int, name: str) -> d.Port:

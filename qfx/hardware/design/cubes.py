@@ -1,4 +1,4 @@
-"""Values of any rank as rows, columns and channels: what the processes that move numbers work on.
+"""Values of any rank as rows, columns and channels: what the processes that move numbers work on; and how a value goes through them.
 
 A value travels pixel by pixel, channels innermost: of its axes the second is outermost and the first innermost. Any run of neighbouring axes, in that
 order, may be seen as one. So what changes one axis of a value of many sees it as columns, all that is outside it as rows, and all inside as channels.
@@ -6,10 +6,19 @@ order, may be seen as one. So what changes one axis of a value of many sees it a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import prod
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from qfx.errors import ProjectError
+from qfx.fixed.type import FixedType
+from qfx.hardware.design import design as d
+from qfx.hardware.design.epilogue import Frame
+from qfx.ir.graph import Node
+
+if TYPE_CHECKING:
+    from qfx.hardware.design.build import Builder
 
 _T = TypeVar("_T")
 
@@ -55,3 +64,38 @@ def cubes(rank: int, changed: Sequence[bool]) -> tuple[Cube, ...]:
 
 def _around(axis: int, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     return tuple(range(1, axis)), (axis,), (*range(axis + 1, rank), 0)
+
+
+class Moving:
+    """A value that goes through one process after the other, each of which moves its numbers. ``pixels``: those of the result of which a word has all
+    channels; 0: a word has numbers of one."""
+
+    def __init__(self, builder: Builder, node: Node, stream: d.Stream, word: FixedType | None, pixels: int) -> None:
+        self._builder, self._node, self._stream, self._word, self._pixels = builder, node, stream, word, pixels
+
+    def step(self, kind: str, shape: Sequence[int]) -> tuple[str, d.Stream, d.Stream]:
+        """The name of the next process, what it reads and what it writes: a value of ``shape``."""
+        source = self._stream
+        self._stream = self._builder.stream(self._node.name, self._word or source.type, source.parallel, prod(shape))
+        return self._builder.names.new(self._node.name, kind), source, self._stream
+
+    def move(
+        self, kind: str, shape: Sequence[int], made: Callable[[str, d.Stream, d.Stream], d.PadFrame | d.SliceFrame | d.Repeat | d.Stretch]
+    ) -> None:
+        """On through the process that ``made`` makes of its name and of what it reads and writes, a value of ``shape``."""
+        if not self._pixels:
+            self._builder.add(made(*self.step(kind, shape)))
+            return
+        builder, stem, type_ = self._builder, self._node.name, self._word or self._stream.type
+        single = made("", self._stream.with_parallel(1), d.Stream("", type_, 1, prod(shape), 2))
+        wide = None if isinstance(single, d.Stretch) else single.wide(self._pixels)
+        if wide is None:
+            what = f"pixels={self._pixels}: its rows are not moved so many pixels at once"
+            raise ProjectError(what, where=stem, remedy="use fewer, those of a row, or pixels=1")
+        source = builder.rewidth(stem, self._stream, wide.input.parallel)
+        self._stream = builder.stream(stem, type_, wide.output.parallel, prod(shape))
+        builder.add(replace(wide, name=builder.names.new(stem, kind), input=source, output=self._stream))
+
+    def done(self) -> None:
+        """Give what the last process writes as the node's value."""
+        self._builder.give_stream(self._node.name, self._stream, Frame.of(self._builder.graph.infos[self._node.name].shape))

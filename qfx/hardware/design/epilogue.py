@@ -278,3 +278,10 @@ def upward(to: FixedType, frac_bits: int) -> int:
     if shift < 0:
         raise ProjectError(f"a result on {to} cannot hold {frac_bits} fractional bits", remedy="this is a defect in qfx; please report it")
     return shift
+
+
+def check_abreast(where: str, epilogue: Epilogue, pixels: int, behind: str) -> None:
+    """Raises ProjectError, naming the node ``where``, unless the epilogue, behind its ``behind``, takes so many ``pixels`` at once."""
+    if pixels > 1 and epilogue.by_pixel:
+        what = f"pixels={pixels}: it has constants for each pixel behind its {behind}, of which one is read in a turn"
+        raise ProjectError(what, where=where, remedy="use pixels=1")

@@ -12,7 +12,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design import arithmetic
 from qfx.hardware.design import design as d
 from qfx.hardware.design.build import Builder, Value, plane_shape
-from qfx.hardware.design.epilogue import Frame, Steps
+from qfx.hardware.design.epilogue import Frame, Steps, check_abreast
 from qfx.hardware.design.phases import Phases
 from qfx.hardware.design.schedule import Folding
 from qfx.hardware.folding import ragged
@@ -113,9 +113,7 @@ def add_unit(build: Builder, unit: Unit, rows: d.IntArray) -> None:
     come, leave = vectors * ragged.words(inputs, unit.simd), vectors * (1 if unit.depthwise else ragged.words(row, unit.pe))
     second, beside = build.take_beside(node, unit.pe, row, leave, pixels)
     epilogue, out, name = build.finish(node, unit.chain, steps, unit.frame, unit.pe, beside, row, pixels)
-    if pixels > 1 and any(table.index in ("element", "pixel") for table in epilogue.tables):
-        what = f"pixels={pixels}: it has constants for each pixel behind its sums, of which one is read in a turn"
-        raise ProjectError(what, where=node.name, remedy="use pixels=1")
+    check_abreast(node.name, epilogue, pixels, "sums")
     stream, lanes = unit.stream, unit.pe * unit.simd if unit.depthwise else unit.simd
     if stream.parallel == lanes:
         stream = build.beside_each_other(node.inputs[0], stream, come, pixels)
@@ -179,15 +177,13 @@ def add_pool(build: Builder, node: Node, chain: tuple[Node, ...], join: str, win
     frame = Frame.of(info.shape)
     pe = build.parallel(node, frame.channels)
     whole = windows.kernel == windows.size and not any(map(any, windows.pads)) and set(windows.dilation) == {1}
-    together = build.taps(node, windows)
-    if together > 1 and whole:
-        raise ProjectError(f"taps={together}: its one window is the frame, of which no rows are kept", where=node.name, remedy="use taps=1")
     taps = int(np.prod(windows.kernel))
+    together = frame_taps(build, node, taps, frame.channels) if whole else build.taps(node, windows)
     pixels = check_pixels(node, build.schedule.folding(node.name).pixels, frame)
     if pixels > 1 and (together == 1 or (pe, together) != (frame.channels, taps)):
         what = f"pixels={pixels}: a pool joins several windows at once where a word holds all taps and channels of each"
         raise ProjectError(what, where=node.name, remedy=f"use pe={frame.channels} and taps={taps}, or pixels=1")
-    stream = build.take(node.inputs[0]).stream if pixels > 1 else build.take_stream(node.inputs[0], pe)
+    stream = build.take(node.inputs[0]).stream if pixels > 1 else build.take_stream(node.inputs[0], pe * together if whole else pe)
     held = stream.type if acc is None else acc
     steps = Steps(build.names, node.name, (held,), frame, source.grids)
     if info.per_channel:
@@ -204,12 +200,19 @@ def add_pool(build: Builder, node: Node, chain: tuple[Node, ...], join: str, win
     elif not whole:
         stream = build.window(node.name, stream, frame.channels, windows, 0, padding, whole=together > 1)
     epilogue, out, name = build.finish(node, chain, steps, frame, pe, pixels=pixels)
-    if pixels > 1 and any(table.index in ("element", "pixel") for table in epilogue.tables):
-        what = f"pixels={pixels}: it has constants for each pixel behind its windows, of which one is read in a turn"
-        raise ProjectError(what, where=node.name, remedy="use pixels=1")
+    check_abreast(node.name, epilogue, pixels, "windows")
     count = taps if whole else frame.pixels
     build.add(d.Pool(build.names.new(node.name, "pool"), stream, out, join, whole, count, frame.channels, taps, held, epilogue, together, pixels))
     build.give_stream(name, out, frame)
+
+
+def frame_taps(build: Builder, node: Node, taps: int, channels: int) -> int:
+    """The pixels of a word of ``node``, which joins all ``taps`` pixels of a frame of so many ``channels``."""
+    folding = build.schedule.folding(node.name)
+    if folding.taps > 1 and (taps % folding.taps or folding.pe != channels):
+        what = f"taps={folding.taps}: its one window is the frame, of which a word has all channels of so many of the {taps} pixels"
+        raise ProjectError(what, where=node.name, remedy=f"use pe={channels} and a divisor, or taps=1")
+    return folding.taps
 
 
 def check_weights(asked: str, *, loaded: bool, depthwise: bool, where: str) -> None:

@@ -9,8 +9,8 @@ of these groups, is left out there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import gcd, prod
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from qfx.fixed.type import FixedType
 from qfx.hardware.design import design as d
 from qfx.hardware.design.epilogue import Frame
 from qfx.hardware.folding.option import window_channels
+from qfx.hardware.processes.phases import in_place
 from qfx.ir.graph import Node
 from qfx.ir.values import Const, LoadableConst, Shape
 from qfx.ir.windows import Windows
@@ -85,11 +86,26 @@ class Phases:
 
     def interleaved(self, builder: Builder, stem: str, stream: d.Stream) -> d.Stream:
         """The result, pixel by pixel, of the groups that come."""
-        stream = builder.rewidth(stem, stream, gcd(stream.parallel, self.shape[0]))
-        groups, factors, first, size = self._plane
-        out = builder.stream(stem, stream.type, stream.parallel, prod(self.shape))
-        builder.add(d.Interleave(builder.names.new(stem, "interleave"), stream, out, groups, factors, self.shape[0], first, size))  # type: ignore[arg-type]
-        return out
+        for process in self._in_place(stream):
+            out = builder.stream(stem, stream.type, process.output.parallel, process.output.numbers)
+            kind = "width" if isinstance(process, d.Rewidth) else "slice" if isinstance(process, d.SliceFrame) else "interleave"
+            builder.add(replace(process, name=builder.names.new(stem, kind), input=stream, output=out))
+            stream = out
+        return stream
+
+    def together(self, numbers: int) -> bool:
+        """Whether words of so many numbers, of whole groups, are put in their places as they come."""
+        stream = d.Stream("", FixedType(1, 1), 1, prod(self.windows.out) * prod(self.factors) * self.shape[0], 2)
+        return stream.words % numbers == 0 and not any(isinstance(process, d.Interleave) for process in self._in_place(stream.with_parallel(numbers)))
+
+    def _in_place(self, stream: d.Stream) -> list[d.Rewidth | d.Interleave | d.Scatter | d.SliceFrame]:
+        groups, factors, first, size = (_two(part) for part in self._plane)
+        return in_place(stream, groups, factors, self.shape[0], first, size)
+
+
+def _two(values: Shape) -> tuple[int, int]:
+    rows, columns = values
+    return rows, columns
 
 
 def phases(builder: Builder, stretch: Node, factors: Shape, node: Node, op: Conv) -> Phases | None:
@@ -126,7 +142,10 @@ def _folds(builder: Builder, node: Node, op: Conv, found: Phases) -> bool:
     except QfxError:
         return False
     word = window_channels(folding.simd, per_group, together)
-    if folding.pixels > 1 or outputs * prod(found.factors) % folding.pe or taps * per_group % folding.simd or word is None:
+    all_ = outputs * prod(found.factors)
+    if folding.pixels > 1 and (folding.pe != all_ or not found.together(all_ * folding.pixels)):
+        return False
+    if all_ % folding.pe or taps * per_group % folding.simd or word is None:
         return False
     return together == 1 or found.whole(per_group, word)
 

@@ -30,13 +30,14 @@ board's memory, which an AXI master reads while the hardware runs."""
 class Folding:
     """``pe`` outputs (channels, for operators without weights) and ``simd`` inputs are worked on in parallel; ``arithmetic`` is one of ARITHMETIC,
     ``weights`` (what holds them) of WEIGHT_STORAGE, ``buffer`` (what the line buffer of its window is built of) of BUFFER_STORAGE. ``taps``: how many
-    taps of a window come in a word, 1 or all. ``pixels``: how many pixels of the result are worked on in parallel, each with the same weights.
+    taps of a window come in a word, 1 or all, of a window that is the frame any divisor. ``pixels``: how many pixels of the result are worked on in
+    parallel, each with the same weights, or, of what joins or moves pixels, leave in a word.
     ``rows``: with weights in "ddr", the rows of the result for which a word of them is read once; 0 for all. ``sparsity``: "n:m" stores and
     multiplies n weights of each m neighbouring inputs alone, of a layer that has no more; "": all.
 
     Of layers with weights pe and simd need not divide the outputs of a group and the inputs of one output (``folding/ragged.py``), but neither may be
-    greater than what makes as few words; else pe divides the channels. Lowering checks it. Operators without weights ignore simd, arithmetic,
-    weights, pixels and sparsity, those without windows taps and buffer.
+    greater than what makes as few words; else pe divides the channels, or is all of the result for words of whole pixels. Lowering checks it.
+    Operators without weights ignore simd, arithmetic, weights and sparsity, those without windows taps and buffer.
     """
 
     pe: int = 1

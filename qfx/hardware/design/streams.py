@@ -181,3 +181,8 @@ class Epilogue:
     def tables(self) -> tuple[Table, ...]:
         """The arrays that it reads, in the order of its steps: all tables but scalars, which are literals."""
         return tuple(operand.table for step in self.steps for operand in step.operands if operand.table.index != "scalar")
+
+    @property
+    def by_pixel(self) -> bool:
+        """Whether it has constants for each pixel, of which one is read in a turn: it takes one pixel at a time."""
+        return any(table.index in ("element", "pixel") for table in self.tables)

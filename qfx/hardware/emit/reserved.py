@@ -121,7 +121,7 @@ main std hls qfx abi ssdm_int_sim retval valtype half af_bit_ref af_range_ref ll
 load_constants load_golden input_port output_port slot qfx_abreast qfx_axi qfx_beside qfx_bounded qfx_cast qfx_dma qfx_elementwise qfx_emulate
 qfx_emulate_frames qfx_emulate_hls_stream qfx_fast qfx_frames qfx_harness qfx_hls_stream qfx_load qfx_matmul qfx_matvec qfx_memory
 qfx_memory_spill qfx_memory_tiles qfx_multiply qfx_native qfx_sequential_engine qfx_sequential_epilogue qfx_sequential_step
-qfx_pointwise qfx_pool qfx_report qfx_rom qfx_row_width qfx_run qfx_select qfx_sequence qfx_shape qfx_sim qfx_sim_ap_axi_sdata qfx_storage
+qfx_pixels qfx_pointwise qfx_pool qfx_report qfx_rom qfx_row_width qfx_run qfx_select qfx_sequence qfx_shape qfx_sim qfx_sim_ap_axi_sdata qfx_storage
 qfx_tap qfx_tb qfx_trace qfx_types
 qfx_unrolled qfx_weights qfx_whole_window qfx_width qfx_window
 x_hls_math

@@ -26,9 +26,9 @@ A layer inside a loop over the steps of a sequence can have a folding of its own
 have as much of the loop's as their numbers have divisors for.
 
 ``taps = 9`` gives a layer with windows all taps of a window of nine in one word; 1, the default, one after the other. ``pixels = 2`` lets a layer
-with weights work on two pixels at once, with the same weights; the default is 1. ``weights = "ddr"`` leaves the weights in the board's memory, and
-``rows = 4`` reads them once for every four rows of the result; the default is once a frame. ``sparsity = "2:4"`` stores and multiplies two weights of
-each four neighbouring inputs alone, of a layer that has no more.
+with weights work on two pixels at once, with the same weights, and pools and what moves or joins pixels on words of two; the default is 1.
+``weights = "ddr"`` leaves the weights in the board's memory, and ``rows = 4`` reads them once for every four rows of the result; the default is once
+a frame. ``sparsity = "2:4"`` stores and multiplies two weights of each four neighbouring inputs alone, of a layer that has no more.
 
 ``pe``, ``simd`` and ``arithmetic`` default to 1, 1 and "auto"; ``weights`` (what holds them: "lut", "bram", "mixed" or, if they are loaded, "uram")
 and ``buffer`` (the line buffer of a window: "lut", "bram" or "uram") to "auto"; layers, ports and FIFOs that are not named are left to ``qfx hls``,

@@ -19,6 +19,7 @@ from qfx.hardware.design.weights.sparse import Kept
 from qfx.hardware.folding import ragged
 from qfx.hardware.folding.offered import ragged_pairs
 from qfx.hardware.folding.option import Moves, Option, Options, Way, choices, divisors, fits_word, window_channels
+from qfx.hardware.processes.phases import Interleave
 from qfx.hardware.processes.rows.abreast import Deal, Gather, Scatter, behind
 from qfx.hardware.processes.rows.wide_window import wide_window
 from qfx.hardware.timing.program import REWIND
@@ -165,7 +166,7 @@ def _inside(unit: MatVec, setting: Setting, form: _Form, ways: list[tuple[str, s
             by_bits[bits, sparsity] = stored[folding.weights] + unit.apart(folding, bits, on), stored
         fixed, stored = by_bits[bits, sparsity]
         units.append(_Unit(name, sparsity, folding.weights, waits, unit.by_arithmetic(folding, on) + fixed, stored))
-    return _Inside(tree.busy, max(sides_busy, unit.interleaved(pe)), around, units)
+    return _Inside(tree.busy, max([sides_busy, *(process.busy for process in unit.in_place(pe, pixels))]), around, units)
 
 
 def _kept(unit: MatVec, form: _Form, per_group: int) -> Kept | None:
@@ -222,6 +223,8 @@ def _way(unit: MatVec, form: _Form, per_group: int, *, beside: int) -> Way:
     vectors, lanes = unit.vectors(folding) * pixels, pe * simd if unit.depthwise else simd
     last = _behind(unit, form)
     leaves = (pe * pixels if leave == 1 else pe) if last is None else last.output.parallel
+    if unit.cropped:
+        leaves = next((process.targets[0].parallel for process in reversed(unit.in_place(pe, pixels))), leaves)
     if come == 1 and beside:
         return Way(beside, leaves)
     if unit.depthwise and lanes == word * taps:
@@ -270,14 +273,14 @@ def _abreast(unit: MatVec, form: _Form, *, grids: bool) -> list[_Form]:
     """The form with several pixels at once, as far as that can save anything: rows of weights that are so wide that their blocks are not full, or DSP
     blocks, which channels of a depthwise convolution do not share, or where ``grids`` of outputs and pixels share one; or where all outputs are worked on
     already, and only pixels are left."""
-    if unit.cropped or any(table.index in ("element", "pixel") for table in unit.epilogue.tables):
+    if unit.epilogue.by_pixel or (unit.cropped and form.pe < unit.outputs):
         return []
     outputs = unit.groups if unit.depthwise else unit.outputs * unit.groups
     come, _ = unit.words(Folding(form.pe, form.simd))
     fast = come == 1 and form.pe * _PART_DONE >= outputs and (form.taps > 1 or form.simd == unit.inputs)
     found = []
     for pixels in _ABREAST:
-        if unit.pixels % pixels:
+        if unit.pixels % pixels or (unit.cropped and any(isinstance(process, Interleave) for process in unit.in_place(form.pe, pixels))):
             continue
         (narrow, *_), (wide, *_) = (unit.memories_at(Folding(form.pe * many, form.simd)) for many in (1, pixels))
         blocks, more = bram18(narrow.depth, narrow.width * narrow.count), bram18(wide.depth, wide.width * wide.count)

@@ -56,6 +56,8 @@ class Layer:
     """By option: bytes a frame that are read of the board's memory; None if there are none."""
     tapped: frozenset[int] = frozenset()
     """The places among ``sources`` of those that are no results but what goes into the windows of that layer: it gives words as it takes them."""
+    level: bool = False
+    """As in ``Process``."""
 
     @property
     def columns(self) -> d.IntArray:
@@ -70,6 +72,9 @@ class Layer:
 
     def words(self, place: int) -> d.IntArray:
         """The numbers per word that it takes of the source at ``place``."""
+        (_, first), (_, own) = self.sources[0], self.sources[place]
+        if self.level and own != first:
+            return np.where(self.gives > self.takes, self.takes * own // first, self.takes)
         return self.gives if place in self.paired else self.takes
 
 
@@ -116,7 +121,7 @@ def layers(
         made = _layer(name, process.role, sources, _affordable(options, board), process.limit(setting))
         paired = frozenset(place for place, stream in enumerate(streams) if stream in process.paired)
         tapped = frozenset(place for place, stream in enumerate(streams) if origin[stream.name][1])
-        found.append(replace(made, paired=paired, tapped=tapped))
+        found.append(replace(made, paired=paired, tapped=tapped, level=process.level))
     return tuple(found)
 
 
@@ -160,7 +165,8 @@ def _joined(layer: Layer, sources: tuple[tuple[str, int], ...], options: Options
     more = _layer(layer.name, layer.kind, sources, options.at(np.array([theirs for theirs, _ in common], dtype=np.int64)), layer.limit)
     layer = layer.at([ours for _, ours in common])
     outside = tuple(source for source in (*layer.sources, *sources) if source[0] != layer.name)
-    return replace(layer, sources=outside, busy=np.maximum(layer.busy, more.busy), costs=layer.costs + more.costs, sure=layer.sure + more.sure)
+    busy, costs, sure = np.maximum(layer.busy, more.busy), layer.costs + more.costs, layer.sure + more.sure
+    return replace(layer, sources=outside, gives=more.gives, busy=busy, costs=costs, sure=sure)
 
 
 def _affordable(options: Options, board: Board) -> Options:

@@ -29,7 +29,7 @@ _LEAST_GAIN = 1e-6
 def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
     """Raises ProjectError, naming the layer or FIFO, for a place that is asked for where there is nothing to put there, or that the board lacks,
     and for packed products that its DSP blocks have no port for."""
-    buffers, weighted = set(), set()
+    buffers, weighted, framed = set(), set(), set()
     for process, node in zip(design.processes, design.nodes, strict=True):
         for part, own in ((process, node), *process.inside):
             if isinstance(part, d.FromMemory) and part is not process:
@@ -37,9 +37,10 @@ def check_asked(design: d.Design, schedule: Schedule, board: Board) -> None:
                 raise ProjectError(what, where=own, remedy="leave them on the chip")
             buffers |= {own} if part.front is not None else set()
             weighted |= {own} if isinstance(part, d.MatVec | d.Tiles) else set()
+            framed |= {own} if isinstance(part, d.Pool) and part.whole_frame else set()
     asked = []
     for name, folding in schedule.foldings:
-        if folding.taps > 1 and name not in buffers:
+        if folding.taps > 1 and name not in buffers | framed:
             raise ProjectError(f"taps={folding.taps}, but it has no windows", where=name, remedy="leave taps out")
         if folding.buffer != "auto" and name not in buffers:
             raise ProjectError(f"buffer is {folding.buffer!r}, but it has no line buffer", where=name, remedy="leave buffer out")

@@ -33,6 +33,7 @@ from qfx.hardware.folding.plan import folded_nodes, nearest, plan, shallow_estim
 from qfx.hardware.folding.prices import COLUMNS, FloatArray, Picked
 from qfx.hardware.folding.shifts import by_shifts
 from qfx.hardware.folding.widths import fixed_schedule, fixed_widths
+from qfx.hardware.processes.traits import WholePixels
 from qfx.hardware.timing.fifo import Known
 from qfx.ir.graph import Graph
 from qfx.ir.within import MARK, everything
@@ -177,16 +178,16 @@ def _endless(board: Board) -> Board:
 
 def _check_names(graph: Graph, base: d.Design, pinned: Mapping[str, Folding]) -> None:
     folded, weighted = folded_nodes(base), weighted_nodes(base)
-    pools = {node for process, node in zip(base.processes, base.nodes, strict=True) if isinstance(process, d.Pool)}
+    several = {node for process, node in zip(base.processes, base.nodes, strict=True) if isinstance(process, d.Pool | WholePixels)}
     for name, folding in pinned.items():
         if name not in folded:
             known = any(own == name for own, _ in everything(graph))
             what = f"{name!r} is computed within another layer, or moves nothing: it has no folding" if known else f"no layer is called {name!r}"
             raise ProjectError(what, where="[layers]", remedy=nearest(name, folded))
-        pixels = folding.pixels if name in pools else 1
+        pixels = folding.pixels if name in several else 1
         if name not in weighted and folding != Folding(folding.pe, taps=folding.taps, buffer=folding.buffer, pixels=pixels):
             raise ProjectError(
-                "has no weights: simd, arithmetic, weights, sparsity and, but for a pool, pixels mean nothing",
+                "has no weights: simd, arithmetic, weights, sparsity and, but for pools and what moves pixels, pixels mean nothing",
                 where=name,
                 remedy="give pe alone, or pe, taps and buffer",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import gcd, lcm
+from math import lcm
 
 import numpy as np
 
@@ -26,10 +26,11 @@ from qfx.hardware.design.weights.sparse import Kept, found_in
 from qfx.hardware.emit.spelling import Unit, accumulator, chains, counted_without, lanes, multiplier, pack_weights, raw, rows
 from qfx.hardware.folding import matrices, ragged
 from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Options, Role
-from qfx.hardware.processes.process import Setting, Stored
+from qfx.hardware.processes.phases import in_place
+from qfx.hardware.processes.process import Process, Setting, Stored
 from qfx.hardware.processes.traits import IN_WINDOWS, OneToOne, WithEpilogue
 from qfx.hardware.timing.delays import Recurrence, accumulated, loops, named, wrapping
-from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, REWIND, Turns, epilogue_latency, every, held, reduce
+from qfx.hardware.timing.program import MEMORY, MULTIPLY, READ_WRITE, Turns, epilogue_latency, every, held, reduce
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,12 +146,13 @@ class MatVec(OneToOne, WithEpilogue):
         """The bits by which the sums of turns are wider than the accumulator: one where a turn's sum is as wide, and others follow (matvec.h)."""
         return int(self._turn.width >= self.acc.width and self.inputs > self.simd)
 
-    def interleaved(self, pe: int) -> int:
-        """Busy cycles of the process behind it that puts results side by side (``cropped``), with PE outputs at once; 0 where there is none."""
+    def in_place(self, pe: int, pixels: int) -> list[Process]:
+        """The processes behind it that put results side by side (``cropped``), with PE outputs at once of so many pixels."""
         if not self.cropped:
-            return 0
-        _, channels, rows, columns, *_ = self.cropped
-        return self.pixels * (2 * rows - 1) * columns * (channels // gcd(pe, channels)) + REWIND
+            return []
+        columns, channels, *factors, top, height, left, width = self.cropped
+        groups, stream = (self.pixels // columns, columns), self.output.with_parallel(pe * pixels)
+        return [*in_place(stream, groups, (factors[0], factors[1]), channels, (top, left), (height, width))]
 
     def vectors(self, folding: Folding) -> int:
         """How many times a frame the unit takes new inputs."""

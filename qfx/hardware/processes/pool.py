@@ -29,7 +29,8 @@ _ABREAST = (2, 4)
 
 @dataclass(frozen=True, slots=True)
 class Pool(OneToOne, Unweighted, Widening):
-    """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``; a word of the input has ``together`` taps, 1 or all.
+    """``taps`` numbers of each channel joined into one, in an accumulator of type ``acc``; a word of the input has ``together`` taps: 1 or all, of a
+    whole frame any number, each with all channels.
     ``abreast``: the neighbouring pixels of a word, each with all its taps and channels where there are several."""
 
     name: str
@@ -68,6 +69,8 @@ class Pool(OneToOne, Unweighted, Widening):
     @property
     def recurrences(self) -> tuple[Recurrence, ...]:
         width = self.acc.width
+        if self.whole_frame and self.together > 1:
+            return (loops(self.input.words), self._join(width))
         if not self.whole_frame:
             round_ = loops(self.pixels // self.abreast, self.channels // self._pe, self.taps // self.together)
             return (round_,) if self.abreast > 1 else (round_, self._join(width))  # several pixels come with all their taps: nothing is carried
@@ -79,6 +82,11 @@ class Pool(OneToOne, Unweighted, Widening):
             self._join(width) if not self.sums.depth else recurrence("a sum in its memory", memory(), *self._join(width).operators, turns=SHIFT_DEPTH)
         )
         return (loops(self.input.words), first, held)
+
+    @property
+    def _comes_round(self) -> bool:
+        """Whether the numbers of a channel are those of every so many words."""
+        return self.whole_frame and self.together == 1
 
     def _join(self, width: int) -> Recurrence:
         return accumulated(width) if self.join == "sum" else recurrence("the greatest so far", comparison(width), choice(), choice())
@@ -96,15 +104,16 @@ class Pool(OneToOne, Unweighted, Widening):
     def logic(self, on: Device) -> Resources:
         lanes, width = self.output.parallel, self.acc.width
         join = r.adder(width) if self.join == "sum" else r.greater(width) + Resources(ff=width)
-        shifting = Resources(ff=width * self.channels) if self.whole_frame and not self.sums.depth else Resources()
+        shifting = Resources(ff=width * self.channels) if self._comes_round and not self.sums.depth else Resources()
         return r.total(
             [self.control(), join * (lanes * (self.together - (self.together == self.taps))), shifting, pieces.epilogue(self.epilogue, lanes, on)]
         )
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         taps = f"{self.taps}, {self.together}" if self.abreast == 1 else f"{self.taps}, {self.abreast}"
-        numbers = f"{self.pixels}, {self.channels}" + ("" if self.whole_frame else f", {taps}")
-        function = "pool_abreast" if self.abreast > 1 else "pool" if not self.whole_frame else "pool_many" if self.sums.depth else "pool_few"
+        pixels = 1 if self.whole_frame and self.together > 1 else self.pixels
+        numbers = f"{pixels}, {self.channels}" + ("" if self._comes_round else f", {taps}")
+        function = "pool_abreast" if self.abreast > 1 else "pool" if not self._comes_round else "pool_many" if self.sums.depth else "pool_few"
         call = f"qfx::{function}<qfx::pool_{self.join}, {self.name}_epilogue, {raw(self.acc)}, {numbers}>(in, out{', many' * bool(self.sums.depth)});"
         unit = self.call_with_epilogue({"in": self.input, "out": self.output}, call, self._pe)
         if not self.sums.depth:
@@ -131,7 +140,9 @@ class Pool(OneToOne, Unweighted, Widening):
         return [*one, *whole] if pinned else [*one, *whole, *self._several(setting)]
 
     def _all_taps(self, setting: Setting) -> list[Option]:
-        """The options with all taps of a window in one word."""
+        """The options with all taps of a window in one word, or of the frame several pixels."""
+        if self.whole_frame:
+            return self._of_frame(setting)
         if setting.front is None or setting.front.taps == 1:
             return []
         front, on, found = setting.front.whole(), setting.on, []
@@ -147,9 +158,19 @@ class Pool(OneToOne, Unweighted, Widening):
                 found += placed(option, {"auto": Resources()}, lines)
         return found
 
+    def _of_frame(self, setting: Setting) -> list[Option]:
+        found = []
+        for together in [setting.pinned.taps] if setting.pinned else (*_ABREAST, 8):
+            word = together * self.channels
+            if self.taps % together == 0 and fits_word(word, self.input) and fits_word(self.channels, self.output):
+                pool = replace(self, input=self.input.with_parallel(word), output=self.output.with_parallel(self.channels), together=together)
+                cost = pool.cost(setting.on) + pieces.queue(pool.output, self.channels)
+                found.append(Option(Folding(self.channels, taps=together), word, self.channels, pool.busy, cost))
+        return found
+
     def _several(self, setting: Setting) -> list[Option]:
         """The options with several neighbouring windows in one word, all channels of each."""
-        if setting.front is None or setting.front.taps == 1 or any(table.index in ("element", "pixel") for table in self.epilogue.tables):
+        if setting.front is None or setting.front.taps == 1 or self.epilogue.by_pixel:
             return []
         on, found = setting.on, []
         for pixels in [setting.pinned.pixels] if setting.pinned else _ABREAST:

@@ -40,6 +40,9 @@ class Process:
     rewinds: ClassVar[bool] = True
     """Whether it is one loop nest (QFX_PIPELINE_FRAMES in the C++) and nothing else."""
 
+    level: ClassVar[bool] = False
+    """Whether, where a word that it writes has more numbers than one that it reads, the words of all its sources have as many pixels."""
+
     def __init_subclass__(cls, *, abstract: bool = False, **rest: Any) -> None:
         super().__init_subclass__(**rest)
         missing = [] if abstract else unanswered(cls, Process)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Self
 
 from qfx.hardware.cost import resources as r
 from qfx.hardware.cost.pieces import queue
@@ -13,7 +15,7 @@ from qfx.hardware.design.schedule import Folding
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Epilogue, Stream
 from qfx.hardware.emit.spelling import Unit, plain, with_epilogue
-from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, placed
+from qfx.hardware.folding.option import AS_FAR_AS_IT_GOES, Option, Role, fits_word, placed
 from qfx.hardware.processes.process import Front, Process, Setting, Stored
 from qfx.hardware.timing.program import MEMORY, READ_WRITE
 
@@ -197,3 +199,50 @@ class Widening(Process, abstract=True):
         queues = [queue(stream, stream.parallel) for stream in wide.targets]
         option = Option(folding, pe, pe, max(busy, wide.busy), r.total([cost, wide.cost(setting.on), *queues]))
         return placed(option, {"auto": Resources()}, lines)
+
+
+class WholePixels(Widening, abstract=True):
+    """Its layer has a PE as others have (``abreast`` = 0), or words of so many whole pixels, with all their channels: the folding's PE is then the
+    channels of the result, its ``pixels`` those of a word of the result."""
+
+    __slots__ = ()
+
+    abreast: int
+
+    @property
+    @abstractmethod
+    def leaving(self) -> int:
+        """The channels of a pixel of the layer's result."""
+
+    @property
+    @abstractmethod
+    def counts(self) -> Iterable[int]:
+        """The numbers of pixels that a search looks at."""
+
+    @abstractmethod
+    def wide(self, pixels: int) -> Self | None:
+        """It with words of so many whole pixels; None where there is no such process. It has one number a word."""
+
+    def fitting(self, pixels: int) -> Self | None:
+        """As ``wide``, and None where the words are too long."""
+        made = self.wide(pixels)
+        return made if made is not None and all(fits_word(stream.parallel, stream) for stream in (*made.sources, *made.targets)) else None
+
+    def options(self, setting: Setting) -> list[Option]:
+        pinned = setting.pinned
+        if pinned is None:
+            single = [] if self.leaving in self.widths(setting) else [1]
+            return [*Widening.options(self, setting), *self._whole([*single, *(count for count in self.counts if count > 1)], setting)]
+        if pinned.pixels == 1 and pinned.pe in self.widths(setting):
+            return Widening.options(self, setting)
+        return self._whole([pinned.pixels], setting) if pinned.pe == self.leaving else []
+
+    def _whole(self, counts: Iterable[int], setting: Setting) -> list[Option]:
+        found = []
+        for pixels in counts:
+            made = self.fitting(pixels)
+            if made is not None:
+                cost = r.total([made.cost(setting.on), *(queue(stream, stream.parallel) for stream in made.targets)])
+                option = Option(Folding(self.leaving, pixels=pixels), made.sources[0].parallel, made.targets[0].parallel, made.busy, cost)
+                found.append(option)
+        return found

@@ -22,6 +22,7 @@ from hardware_models import (
     scalar,
     side_by_side,
     spilled,
+    whole_pixels,
 )
 from random_schedules import random_schedule
 from test_several_ports import crossed
@@ -131,7 +132,15 @@ def test_the_directed_graphs_use_the_whole_library() -> None:
     designs = [*(lower(make(), random_schedule(make(), rng)) for make in DIRECTED), lower(crossed(), Schedule.of({}, merged=True))]
     designs.append(lower(chain("sums", (18, 3, 2), SumPool((3, 2), (1, 1), ((0, 0), (0, 0)))), Schedule()))  # of more words than registers
     (phases,) = (make() for make in DIRECTED if make().name == "phases")
-    designs += [lower(phases, Schedule()), lower(*side_by_side()), lower(*from_ddr()), lower(*in_batches()), lower(*few_of_each()), lower(*spilled())]
+    designs += [
+        lower(phases, Schedule()),
+        lower(*side_by_side()),
+        lower(*whole_pixels()),
+        lower(*from_ddr()),
+        lower(*in_batches()),
+        lower(*few_of_each()),
+        lower(*spilled()),
+    ]
     text = "".join(emit_sources(design, "t")["src/layers.h"] for design in designs)
     assert {name for name in processes if f"qfx::{name}<" not in text} == set()
 

@@ -75,8 +75,8 @@ FAST = (
     (DCGAN, Folding()),
     (DCGAN, Folding(8, 4, "dsp")),
     (DCGAN, Folding(4, 8, "shift")),
-    (replace(OTHER, size=(3, 9)), Folding(8, 16, taps=4)),
-    (UNET, Folding(8, 4, "pair")),
+    (replace(OTHER, size=(3, 9)), Folding(4, 16, taps=4)),
+    (UNET, Folding(4, 4, "pair")),
     (replace(OTHER, grids=(4, 6)), Folding(2, 2)),  # a binary point for each output
     (Up((3, 4), 2, 3, (5, 4), (3, 2), (1, 2), (2, 0)), Folding(3, 2)),
     (Up((4, 3), 2, 2, (3, 2), (1, 2), (1, 0)), Folding(2, 1)),  # one axis alone
@@ -92,10 +92,19 @@ PLAIN = (
 )
 
 
+WIDE = (
+    (UNET, Folding(8, 4)),  # whole groups
+    (replace(UNET, size=(4, 8)), Folding(8, 4, "pair", pixels=4)),  # several at once, in registers
+    (replace(UNET, size=(3, 32)), Folding(8, 2, pixels=2)),  # and in a memory
+    (replace(OTHER, size=(3, 16)), Folding(8, 16, taps=4, pixels=2)),  # of windows side by side
+    (DCGAN, Folding(16, 16)),  # with a border that is left out
+    (Up((8,), 2, 3, (2,), (2,), (0,), (0,)), Folding(6, 2, pixels=4)),  # a single row, which is in order as it comes
+)
+"""With words of whole groups, which leave as words of whole pixels."""
+
+
 def is_fast(design: d.Design) -> bool:
-    kinds = {type(process) for process in design.processes}
-    assert (d.Interleave in kinds) != (d.Stretch in kinds)
-    return d.Interleave in kinds
+    return not any(isinstance(process, d.Stretch) for process in design.processes)
 
 
 def design_of(graph: Graph, folding: Folding, *, phased: bool = True) -> d.Design:
@@ -104,11 +113,14 @@ def design_of(graph: Graph, folding: Folding, *, phased: bool = True) -> d.Desig
 
 @pytest.fixture(scope="module")
 def ran(gxx: str, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Graph, d.Design, np.ndarray, BoundedRun]]:
-    graphs = [up.graph() for up, _ in FAST]
-    designs = [design_of(graph, folding) for graph, (_, folding) in zip(graphs, FAST, strict=True)]
+    both = (*FAST, *WIDE)
+    graphs = [up.graph() for up, _ in both]
+    designs = [design_of(graph, folding) for graph, (_, folding) in zip(graphs, both, strict=True)]
+    assert not any(isinstance(process, d.Interleave) for design in designs[len(FAST) :] for process in design.processes)
     graphs, designs = [*graphs, graphs[0]], [*designs, planted(designs[0])]
     bundle = build(designs, tmp_path_factory.mktemp("phases"), flags=("-Werror", "-O0"))
-    raws = [quantize_input(graph, adversarial_inputs(graph, np.random.default_rng(7), FRAMES)) for graph in graphs]
+    rng = np.random.default_rng(7)
+    raws = [quantize_input(graph, rng.uniform(-4, 4, (FRAMES, *graph.infos["x"].shape)).astype(np.float32)) for graph in graphs]
     return [(graph, design, raw, bundle.run(i, raw)) for i, (graph, design, raw) in enumerate(zip(graphs, designs, raws, strict=True))]
 
 
@@ -158,11 +170,13 @@ def test_turns_are_saved(up: Up, least: float) -> None:
 
 
 def test_the_optimizer_knows_what_stands_behind() -> None:
-    for up, folding in FAST:
+    for up, folding in (*FAST, *WIDE):
         processes = design_of(up.graph(), folding).processes
-        (unit,) = (process for process in processes if isinstance(process, d.MatVec))
-        (behind,) = (process for process in processes if isinstance(process, d.Interleave))
-        assert unit.interleaved(folding.pe) == behind.busy
+        (place,) = (i for i, process in enumerate(processes) if isinstance(process, d.MatVec))
+        unit, behind = processes[place], [process for process in processes[place + 1 : -1] if not isinstance(process, d.Rewidth)]
+        assert isinstance(unit, d.MatVec)
+        told = [process for process in replace(unit, abreast=1).in_place(folding.pe, folding.pixels) if not isinstance(process, d.Rewidth)]
+        assert [(type(process), process.busy) for process in told] == [(type(process), process.busy) for process in behind]
 
 
 def test_the_optimizer_folds_them() -> None:

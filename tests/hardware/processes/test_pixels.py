@@ -20,6 +20,7 @@ from qfx.hardware.design import dsp
 from qfx.hardware.design.lower import lower
 from qfx.hardware.design.schedule import Folding, Request, Schedule
 from qfx.hardware.folding import file as folding_file
+from qfx.hardware.folding import matrices
 from qfx.hardware.folding import search as fold
 from qfx.hardware.folding.options import layers
 from qfx.hardware.project.project import prepare
@@ -83,7 +84,11 @@ class Compiled:
     bundle: BoundedBundle
 
     def x_raw(self, index: int) -> RawArray:
-        return quantize_input(self.graphs[index], adversarial_inputs(self.graphs[index], np.random.default_rng(index), FRAMES))
+        """Two frames of any numbers, and one of bounds."""
+        graph = self.graphs[index]
+        rng, found = np.random.default_rng(index), graph.infos["x"]
+        bounds = quantize_input(graph, adversarial_inputs(graph, rng, 1))
+        return np.concatenate([rng.integers(found.type.min_raw, found.type.max_raw + 1, (FRAMES - 1, *found.shape)), bounds])
 
 
 @pytest.fixture(scope="module")
@@ -219,11 +224,13 @@ def test_an_option_is_what_lowering_makes_of_it() -> None:
         convolution(4, 1, 3, 3, groups=4, width=16, stride=2),
         convolution(64, 64, 3, 3),
         convolution(8, 4, 1, 1),
+        short("ap_ufixed<4,3>"),
     ):
         base = lower(graph, Schedule())
         (layer,) = (layer for layer in layers(base, ZCU, {}) if layer.name == "conv0")
         offered = [i for i, folding in enumerate(layer.foldings) if folding.pixels > 1]
-        for place in offered[:: len(offered) // 12 + 1]:
+        grids = [i for i in offered if layer.foldings[i].arithmetic in dsp.GRIDS]
+        for place in (*offered[:: len(offered) // 12 + 1], *grids[:: len(grids) // 6 + 1]):
             design = lower(graph, Schedule.of({"conv0": layer.foldings[place]}))
             own = [process for process, node in zip(design.processes, design.nodes, strict=True) if node == "conv0"]
             first = next(process for process in own if not isinstance(process, d.Rewidth))
@@ -238,7 +245,17 @@ def test_an_option_is_what_lowering_makes_of_it() -> None:
             assert (taken.dsp, taken.bram18) == (told.dsp, told.bram18)
             assert taken.lut == pytest.approx(told.lut, rel=0.2)  # changes of width are guessed
             seen |= {type(process) for process in own} | {layer.foldings[place].arithmetic}
-    assert seen >= {d.WideWindow, d.Gather, d.Scatter, d.Deal, "pair"}
+    assert seen >= {d.WideWindow, d.Gather, d.Scatter, d.Deal, "pair", "grid27"}
+
+
+def test_a_search_takes_grids_where_blocks_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One layer of 4 bits, and DSP blocks but hardly any LUTs for its products: without grids it is slower."""
+    graph = chain("few", (16, 8, 8), Conv(const(5, 16, 16, 3, 3, bits=4), None, (1, 1), ((1, 1), (1, 1)), (1, 1), 1), cast="ap_ufixed<4,3>")
+    few = replace(ZCU, name="few", dsp=48, lut=3600)
+    made = fold.resolve(graph, few, Request(fit=True), clock_ns=5)
+    assert made.schedule.folding("conv0").arithmetic in dsp.GRIDS
+    monkeypatch.setattr(matrices, "_ARITHMETIC", tuple(name for name in matrices._ARITHMETIC if name not in dsp.GRIDS))
+    assert fold.resolve(graph, few, Request(fit=True), clock_ns=5).interval > made.interval
 
 
 def test_a_search_takes_them_where_one_pixel_a_cycle_is_too_slow(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, few_of_each, from_ddr, in_batches, side_by_side, spilled
+from hardware_models import DIRECTED, few_of_each, from_ddr, in_batches, side_by_side, spilled, whole_pixels
 from random_schedules import random_schedule
 from schedule_models import upsampling
 from support.bounded import build, differences
@@ -184,7 +184,16 @@ def test_what_kinds_say_holds_together() -> None:
     rng, device, seen = np.random.default_rng(1), r.ULTRASCALE, set()
     merged = lower(crossed(), Schedule.of({}, merged=True))
     designs = [lower(graph, random_schedule(graph, rng)) for graph in (make() for make in (*DIRECTED, upsampling))]
-    for made in (*designs, merged, lower(*side_by_side()), lower(*from_ddr()), lower(*in_batches()), lower(*few_of_each()), lower(*spilled())):
+    for made in (
+        *designs,
+        merged,
+        lower(*side_by_side()),
+        lower(*whole_pixels()),
+        lower(*from_ddr()),
+        lower(*in_batches()),
+        lower(*few_of_each()),
+        lower(*spilled()),
+    ):
         outer = made.processes
         for process in (*outer, *(part for loop in outer if isinstance(loop, d.Loop) for part in loop.step.parts)):
             seen.add(type(process))

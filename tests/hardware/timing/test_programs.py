@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hardware_models import DIRECTED, few_of_each, from_ddr, in_batches, side_by_side, spilled
+from hardware_models import DIRECTED, few_of_each, from_ddr, in_batches, side_by_side, spilled, whole_pixels
 from hypothesis import given
 from hypothesis import strategies as st
 from random_schedules import random_schedule
@@ -29,6 +29,7 @@ def designs() -> list[d.Design]:
     found += [
         lower(crossed(), Schedule.of({}, merged=True)),
         lower(*side_by_side()),
+        lower(*whole_pixels()),
         lower(*from_ddr()),
         lower(*in_batches()),
         lower(*few_of_each()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import gcd
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from qfx.hardware.cost.resources import Device, Resources
 from qfx.hardware.design.storage import Memory
 from qfx.hardware.design.streams import Stream
 from qfx.hardware.emit.spelling import Unit, raw, words
+from qfx.hardware.processes.rewidth import Rewidth
+from qfx.hardware.processes.rows.abreast import Scatter
+from qfx.hardware.processes.slice import SliceFrame
 from qfx.hardware.processes.traits import Between, Buffering, OneToOne
 from qfx.hardware.timing.delays import Recurrence, adder, choice, comparison, gates, loops, recurrence
 from qfx.hardware.timing.program import Turns, held
@@ -77,6 +81,41 @@ class Interleave(OneToOne, Buffering, Between):
         kept = words("kept", raw(self.input.type), self.input.parallel, self.rows)
         apart = (f"#pragma HLS DEPENDENCE variable=kept inter RAW distance={distance} true",) if self.rows.depth and distance > 1 else ()
         return replace(unit, body=(*kept, *apart, *unit.body))
+
+
+def in_place(
+    stream: Stream, groups: tuple[int, int], factors: tuple[int, int], channels: int, first: tuple[int, int], size: tuple[int, int]
+) -> list[Rewidth | Interleave | Scatter | SliceFrame]:
+    """The processes, nameless, that put the groups of ``stream`` in their places, as Interleave has it. Words of whole groups leave as words of whole
+    pixels, a row of each group in a turn; what lies around the result is then left out by a process of its own, if its words come out even."""
+    whole = _whole(stream, groups, factors, channels, first, size)
+    if whole is not None:
+        return whole
+    narrow = stream.with_parallel(gcd(stream.parallel, channels))
+    before: list[Rewidth | Interleave | Scatter | SliceFrame] = [] if narrow == stream else [Rewidth("", stream, narrow)]
+    count = size[0] * size[1] * channels
+    return [*before, Interleave("", narrow, replace(narrow, words=count // narrow.parallel), groups, factors, channels, first, size)]
+
+
+def _whole(
+    stream: Stream, groups: tuple[int, int], factors: tuple[int, int], channels: int, first: tuple[int, int], size: tuple[int, int]
+) -> list[Rewidth | Interleave | Scatter | SliceFrame] | None:
+    rows, columns = factors
+    together, rest = divmod(stream.parallel, rows * columns * channels)
+    if rest or not together or groups[1] % together:
+        return None
+    made: list[Rewidth | Interleave | Scatter | SliceFrame] = []
+    if rows > 1:
+        made.append(Scatter("", stream, stream.with_parallel(stream.parallel // rows), groups[1] // together, together))
+        stream = made[-1].output
+    frame = (groups[0] * rows, groups[1] * columns)
+    if frame == size:
+        return made
+    (top, left), (height, width) = first, size
+    spans = ((top, top + height, 1), (left, left + width, 1), (0, channels, 1))
+    single = stream.with_parallel(1)
+    inside = SliceFrame("", single, replace(single, words=height * width * channels), (*frame, channels), spans).wide(columns * together)
+    return None if inside is None else [*made, inside]
 
 
 @lru_cache(maxsize=64)

@@ -57,7 +57,7 @@ class _Abreast(OneToOne, Buffering, Between, abstract=True):
     @property
     def line(self) -> Memory:
         """The words that wait; no words where they are registers."""
-        return Memory(self.words if self.words >= _LEAST_DEPTH else 0, self.joined.bits - self.single.bits)
+        return waiting(self.words, self.joined.bits - self.single.bits)
 
     def logic(self, on: Device) -> Resources:
         """As of a change of width, with a counter for each loop; the registers that shift."""
@@ -70,16 +70,11 @@ class _Abreast(OneToOne, Buffering, Between, abstract=True):
     def _choice(self) -> Resources:
         """Between what comes and what waits."""
 
-    def _call(self, function: str) -> Unit:
-        type_ = raw(self.single.type)
-        kept = words("line", type_, self.single.parallel * (self.pixels - 1), Memory(self.words, self.line.width))[0]
-        if self.line.depth:
-            pragmas = (*words("line", type_, 1, self.line)[1:], "#pragma HLS DEPENDENCE variable=line inter false")
-        else:
-            pragmas = ("#pragma HLS ARRAY_PARTITION variable=line complete dim=1",)
+    def _call(self, function: str, more: str = "") -> Unit:
+        kept = places("line", raw(self.single.type), self.single.parallel * (self.pixels - 1), self.words, self.line)
         shape = f"qfx::abreast_shape<{self.joined.words // self.words}, {self.words}, {self.pixels}>"
-        unit = self.call(f"qfx::{function}<{shape} >(in, out, line);")
-        return replace(unit, body=(kept, *pragmas, *unit.body))
+        unit = self.call(f"qfx::{function}<{shape}{more} >(in, out, line);")
+        return replace(unit, body=(*kept, *unit.body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +107,14 @@ class Gather(_Abreast):
 
 @dataclass(frozen=True, slots=True)
 class Scatter(_Abreast):
-    """The words of pixels that come side by side, all of the first pixel before those of the next one."""
+    """The words of pixels that come side by side, all of the first pixel before those of the next one. ``together``: how many groups of pixels, one
+    after the other, a word has; what leaves together is then a pixel of each group."""
 
     name: str
     input: Stream
     output: Stream
     words: int
+    together: int = 1
 
     @property
     def single(self) -> Stream:
@@ -136,7 +133,7 @@ class Scatter(_Abreast):
         return turns, first, all_
 
     def unit(self, ports: tuple[str, str]) -> Unit:
-        return self._call("scatter")
+        return self._call("scatter", f", {self.together}" if self.together > 1 else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +172,19 @@ class Deal(OneToOne, Passing, Between):
 
     def unit(self, ports: tuple[str, str]) -> Unit:
         return self.call(f"qfx::deal<qfx::abreast_shape<{', '.join(map(str, self._shape))}> >(in, out);")
+
+
+def waiting(words: int, bits: int) -> Memory:
+    """The memory of so many words, each read and written again in one turn; no words where they are registers."""
+    return Memory(words if words >= _LEAST_DEPTH else 0, bits)
+
+
+def places(name: str, type_: str, numbers: int, count: int, memory: Memory) -> tuple[str, ...]:
+    """The declaration of the array ``name`` of ``count`` such words of so many ``numbers`` in a layer's function, and what it is built of."""
+    declared = words(name, type_, numbers, Memory(count, memory.width))[0]
+    if memory.depth:
+        return declared, *words(name, type_, 1, memory)[1:], f"#pragma HLS DEPENDENCE variable={name} inter false"
+    return declared, f"#pragma HLS ARRAY_PARTITION variable={name} complete dim=1"
 
 
 def behind(joined: Stream, words: int, pixels: int, turns: int, *, whole: bool) -> Scatter | Deal | None:
