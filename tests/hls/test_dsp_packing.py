@@ -1,5 +1,5 @@
-"""Packed products on every operand there is, at small widths of all signs, of one pixel and of two: the C++ against Python's integers, through the vendor's
-header and the fast emulator's; and that ``dsp.exact`` asks for no more than it must: a bit less between the fields, and the C++ errs."""
+"""Packed products on every operand there is, at small widths of all signs, of one pixel and of two: the C++ against Python's integers, through the
+vendor's header and the fast emulator's; and that ``dsp.exact`` asks for no more than it must: a bit less between the fields, and the C++ errs."""
 
 from __future__ import annotations
 
@@ -209,8 +209,13 @@ def test_what_is_chosen_is_exact_at_its_ends(name: str, bits: int) -> None:
                     assert dsp.refusal(name, weights, x) is not None
                     continue
                 assert form.count == outputs * pixels
-                for one, count, apart, port in ((weights, outputs, pixels * form.split, dsp.port(name)), (Interval.of(x), pixels, form.split, dsp.DSP_NARROW)):
-                    assert count == 1 or all(-(1 << port - 1) <= sum(end << k * apart for k in range(count)) < 1 << port - 1 for end in (one.lo, one.hi))
+                for one, count, apart, port in (
+                    (weights, outputs, pixels * form.split, dsp.port(name)),
+                    (Interval.of(x), pixels, form.split, dsp.DSP_NARROW),
+                ):
+                    assert count == 1 or all(
+                        -(1 << port - 1) <= sum(end << k * apart for k in range(count)) < 1 << port - 1 for end in (one.lo, one.hi)
+                    )
                     assert count == 1 or one.type().width - one.type().signed <= apart  # they lie beside each other
                 assert form.packed.width <= dsp.port(name)
                 assert (form.numbers is None) == (pixels == 1)

@@ -287,7 +287,11 @@ def program(indices: list[int]) -> str:
             codes, code_type = form.codes(codes), FixedType(form.width, form.width, signed=False)
         inputs_of: tuple[object, ...] = ()
         if one.kept is not None:
-            inputs_of = (1, "qfx::along_outputs", f"qfx::few_inputs<{one.kept.n}, {one.kept.m}, {'true' if code_type.signed else 'false'}, {code_type.width}>")
+            inputs_of = (
+                1,
+                "qfx::along_outputs",
+                f"qfx::few_inputs<{one.kept.n}, {one.kept.m}, {'true' if code_type.signed else 'false'}, {code_type.width}>",
+            )
             codes, code_type = one.kept.coded(codes, code_type, ways)
         first = len(codes) - one.rest
         rom, reader = pack_weights(f"rom{i}", codes[:first], code_type)

@@ -1,8 +1,8 @@
 """How the products of a matrix-vector unit are built: which of schedule.ARITHMETIC a layer can have, and what each of them puts into the ROM.
 
 "auto", "dsp" and "lut" are possible everywhere. "shift" adds a shifted input for every signed digit of a weight, which pays while a weight has few;
-the ROM then holds the digits. "pair", "triple", "quad" and their wider forms make so many products that share their input in one DSP block, "grid" and
-its wider form those of two outputs and two pixels, where ``dsp`` proves that they can be told apart.
+the ROM then holds the digits. "pair", "triple", "quad" and their wider forms make so many products that share their input in one DSP block, "grid"
+and its wider form those of two outputs and two pixels, where ``dsp`` proves that they can be told apart.
 """
 
 from __future__ import annotations
@@ -235,7 +235,10 @@ def _grid(name: str) -> Callable[[IntArray, FixedType, tuple[int, int], bool], t
         if depthwise:
             return _APART
         if pixels % side:
-            return f"it makes the products of {side} pixels in a block, which do not divide pixels={pixels}", "use pixels=2, or choose another arithmetic"
+            return (
+                f"it makes the products of {side} pixels in a block, which do not divide pixels={pixels}",
+                "use pixels=2, or choose another arithmetic",
+            )
         if pe < outputs:
             return f"PE={pe} outputs do not fill a DSP block of {outputs} outputs", f"use a PE of at least {outputs}, or choose another arithmetic"
         what = dsp.refusal(name, bounds(weights), x)

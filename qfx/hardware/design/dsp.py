@@ -64,8 +64,9 @@ PACK, SPLIT = 1, 1
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """``count`` products in one, ``split`` bits apart: of as many weights as one factor, in ``packed``, or, of a grid, of fewer and of the ``numbers``
-    of neighbouring pixels as the other. ``wide`` holds the sum of ``chain`` products, which is split with the help of ``known`` bits from outside."""
+    """``count`` products in one, ``split`` bits apart: of as many weights as one factor, in ``packed``, or, of a grid, of fewer and of the
+    ``numbers`` of neighbouring pixels as the other. ``wide`` holds the sum of ``chain`` products, which is split with the help of ``known`` bits
+    from outside."""
 
     count: int
     chain: int
@@ -194,13 +195,13 @@ def refusal(arithmetic: str, weights: Interval, x: FixedType) -> str | None:
     split = _widest(arithmetic, weights, Interval.of(x.with_frac_bits(0)))
     if split * pixels < _below(weights):
         return (
-            f"{outputs} weights of {weight.width} bits lie at most {split * pixels} bits apart in the {wide} bits of a DSP block's port, less than the "
-            f"{_below(weights)} bits that they have below their signs"
+            f"{outputs} weights of {weight.width} bits lie at most {split * pixels} bits apart in the {wide} bits of a DSP block's port, less than "
+            f"the {_below(weights)} bits that they have below their signs"
         )
     if pixels > 1:
         return (
-            f"{outputs} weights of {weight.width} bits on {wide} bits of a DSP block's port and {pixels} inputs on {DSP_NARROW} leave their products at "
-            f"most {split} bits apart, but these have {product} bits, of which at most {MAX_KNOWN} can be found outside"
+            f"{outputs} weights of {weight.width} bits on {wide} bits of a DSP block's port and {pixels} inputs on {DSP_NARROW} leave their products "
+            f"at most {split} bits apart, but these have {product} bits, of which at most {MAX_KNOWN} can be found outside"
         )
     return (
         f"{outputs} weights of {weight.width} bits lie at most {split} bits apart in the {wide} bits of a DSP block's port, but their products "

@@ -271,8 +271,8 @@ def _behind(unit: MatVec, form: _Form) -> Scatter | Deal | None:
 
 def _abreast(unit: MatVec, form: _Form, *, grids: bool) -> list[_Form]:
     """The form with several pixels at once, as far as that can save anything: rows of weights that are so wide that their blocks are not full, or DSP
-    blocks, which channels of a depthwise convolution do not share, or where ``grids`` of outputs and pixels share one; or where all outputs are worked on
-    already, and only pixels are left."""
+    blocks, which channels of a depthwise convolution do not share, or where ``grids`` of outputs and pixels share one; or where all outputs are
+    worked on already, and only pixels are left."""
     if unit.epilogue.by_pixel or (unit.cropped and form.pe < unit.outputs):
         return []
     outputs = unit.groups if unit.depthwise else unit.outputs * unit.groups
@@ -285,7 +285,7 @@ def _abreast(unit: MatVec, form: _Form, *, grids: bool) -> list[_Form]:
         (narrow, *_), (wide, *_) = (unit.memories_at(Folding(form.pe * many, form.simd)) for many in (1, pixels))
         blocks, more = bram18(narrow.depth, narrow.width * narrow.count), bram18(wide.depth, wide.width * wide.count)
         saves = wide.depth > _LUT_ROWS and more - blocks >= max(_LEAST_SAVED, more // _PART_SAVED)
-        shares = grids and form.pe >= dsp.SIDE or unit.depthwise and form.taps > 1
+        shares = (grids and form.pe >= dsp.SIDE) or (unit.depthwise and form.taps > 1)
         if saves or fast or (shares and pixels == _ABREAST[0]):
             found.append(form._replace(pixels=pixels))
     return found

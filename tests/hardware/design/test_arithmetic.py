@@ -200,10 +200,12 @@ def test_refusals_report_what_would_be_needed() -> None:
         lower(wide, Schedule.of({"linear0": Folding(2, 1, "pair")}))
     with pytest.raises(ProjectError, match="an input takes 19 bits, but a DSP block multiplies 25 by 18 bits"):
         arithmetic.check("triple", np.array([-1, 1]), FixedType(18, 18, signed=False), pe=3, depthwise=False, where="wide")
-    long = r"2 weights of 8 bits on 27 bits of a DSP block's port and 2 inputs on 18 leave their products at most 9 bits apart, but these have 16 bits"
+    long = (
+        r"2 weights of 8 bits on 27 bits of a DSP block's port and 2 inputs on 18 leave their products at most 9 bits apart, but these have 16 bits"
+    )
     with pytest.raises(ProjectError, match=long):
         arithmetic.check("grid27", np.array([-128, 127]), U8, pe=2, depthwise=False, where="long", pixels=2)
-    with pytest.raises(ProjectError, match="lie at most 8 bits apart .* less than the 9 bits that they have below their signs"):
+    with pytest.raises(ProjectError, match=r"lie at most 8 bits apart .* less than the 9 bits that they have below their signs"):
         arithmetic.check("triple27", np.array([-500, 500]), FixedType(1, 1, signed=False), pe=3, depthwise=False, where="overlapping")
 
 
