@@ -443,19 +443,19 @@ struct mul_grid {
 #pragma HLS UNROLL
           wide_t total(0);
         grid_simd:
-          for (int s = first; s < first + LANES; s++) {
+          for (int s = 0; s < LANES; s++) {
 #pragma HLS UNROLL
             factor<PIXELS * SPLIT, MAGNITUDE, Packed> weights;
           grid_weight:
             for (int j = 0; j < OUTPUTS; j++) {
 #pragma HLS UNROLL
-              if (pe + j < PE) weights.add(static_cast<int>(Lanes::at(row, s * PE + pe + j)), j);
+              if (pe + j < PE) weights.add(static_cast<int>(Lanes::at(row, (first + s) * PE + pe + j)), j);
             }
             factor<SPLIT, NUMBER, Numbers> numbers;
           grid_number:
             for (int i = 0; i < PIXELS; i++) {
 #pragma HLS UNROLL
-              numbers.add(static_cast<int>(x[(pixel + i) * SIMD + s]), i);
+              numbers.add(static_cast<int>(x[(pixel + i) * SIMD + first + s]), i);
             }
             const wide_t exact(total + product<wide_t>(weights.all(), numbers.all()));
             QFX_MUL_ADD_DSP
@@ -470,9 +470,9 @@ struct mul_grid {
               typename part::low known(0);
               if (KNOWN && k + 1 < OUTPUTS * PIXELS && output < PE) {
               grid_known:
-                for (int s = first; s < first + LANES; s++) {
+                for (int s = 0; s < LANES; s++) {
 #pragma HLS UNROLL
-                  known = part::add(known, Lanes::at(row, s * PE + output), x[(pixel + (k + 1) % PIXELS) * SIMD + s]);
+                  known = part::add(known, Lanes::at(row, (first + s) * PE + output), x[(pixel + (k + 1) % PIXELS) * SIMD + first + s]);
                 }
               }
               sum[(pixel + k % PIXELS) * PE + pe + k / PIXELS] = found.template read<Acc>(total, k, known);
